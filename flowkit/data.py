@@ -1,0 +1,44 @@
+"""Data sources: what a recipe's ``data:`` line names. A domain's adapters derive from :class:`DataSource`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+Split = Literal["train", "validation", "test"]
+#: A raw batch: tensors and lists (texts, names), batch first. Tensors move to the device; the rest stays.
+RawBatch = dict[str, Any]
+
+
+class Samples(ABC):
+    """One split, addressable by index; ``batch`` gathers and pads. Reading is a pure function of the indices."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int]) -> RawBatch:
+        """Gather the rows ``indices`` into one (padded) raw batch."""
+
+    def lengths(self) -> np.ndarray | None:
+        """Length of every sample (for batches of similar length), or None where all are equal."""
+        return None
+
+
+class DataSource(ABC):
+    """A data set. The constructor stores arguments and opens no files; ``prepare`` builds caches, once, atomically."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Fetch, decode and cache; returns at once when that was done. Shows progress. Raises ``flowkit.errors.UserError``."""
+
+    @abstractmethod
+    def split(self, name: Split) -> Samples:
+        """One split of the prepared data."""
+
+    @abstractmethod
+    def statistics(self) -> Mapping[str, Any]:
+        """What ``flowkit data stats`` prints and tasks normalise with: plain numbers, strings and lists."""

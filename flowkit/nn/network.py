@@ -1,0 +1,51 @@
+"""What an objective asks of a domain's network, and the base class such a network has.
+
+Networks are built to the objective's order: a task holds a factory ``Callable[[NetworkSpec], Network]`` and calls it once for each network that
+the objective needs, so two networks, a second time or an extra head change no file of a domain.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from flowkit.cond import Cond
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output: ``state`` (shaped like the state) or ``scalar`` (one number a sample, (b,)).
+
+    ``detach`` reads the shared features without sending gradients back (AdaFlow's variance head).
+    """
+
+    name: str
+    shape: Literal["state", "scalar"] = "state"
+    detach: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """``inputs`` state-shaped tensors (concatenated on the channel axis), ``times`` times (0, 1 or 2) and the heads."""
+
+    inputs: int = 1
+    times: int = 1
+    heads: tuple[Head, ...] = (Head("v"),)
+
+
+class Network(nn.Module, ABC):
+    """A network that fits a :class:`NetworkSpec`; subclasses take ``spec`` as their first constructor argument."""
+
+    spec: NetworkSpec
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
+        """Evaluate: ``inputs`` are ``spec.inputs`` tensors (b, *d), ``times`` are ``spec.times`` tensors (b,); head name -> output."""

@@ -1,0 +1,86 @@
+"""What is minimised: the base class of every objective, the networks it trains and the loss it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowkit.cond import Cond
+from flowkit.couplings.coupling import Batch
+from flowkit.fields.field import Field
+from flowkit.nn.network import Network, NetworkSpec
+from flowkit.random import RandomSource
+from flowkit.solvers.solver import Solution
+
+if TYPE_CHECKING:
+    from flowkit.solvers.sampler import Sampler
+
+
+@dataclass
+class Loss:
+    """``total`` is a scalar to differentiate; ``terms`` (b,) are what it was made of, before the mean over the batch."""
+
+    total: Float[Tensor, ""]
+    terms: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
+
+
+NetworkFactory = Callable[[NetworkSpec], Network]
+
+
+class Networks(nn.Module):
+    """The networks of a task by name: ``main``, and what the objective asked for beside it (``target``, ``teacher``, ...)."""
+
+    def __init__(self, networks: Mapping[str, Network]) -> None:
+        super().__init__()
+        self.by_name = nn.ModuleDict(networks)
+
+    @classmethod
+    def build(cls, specs: Mapping[str, NetworkSpec], factory: NetworkFactory) -> Networks:
+        """Call ``factory`` once for each network an objective needs."""
+        return cls({name: factory(spec) for name, spec in specs.items()})
+
+    def __getitem__(self, name: str) -> Network:
+        if name not in self.by_name:
+            raise KeyError(f"no network {name!r}; there are: {', '.join(self.by_name)}")
+        return self.by_name[name]  # pyright: ignore[reportReturnType]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    @property
+    def main(self) -> Network:
+        """The network that is trained and sampled."""
+        return self["main"]
+
+
+class Objective(nn.Module, ABC):
+    """One paper's loss and the field it trains. Never knows a domain, never touches an optimiser or a device."""
+
+    @abstractmethod
+    def needs(self) -> dict[str, NetworkSpec]:
+        """The networks to build, by name; ``main`` is the one that is sampled."""
+
+    @abstractmethod
+    def loss(
+        self, networks: Networks, batch: Batch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+    ) -> Loss:
+        """The training loss of one batch."""
+
+    def after_step(self, networks: Networks, step: int) -> None:
+        """Called once after each optimiser step (for targets that follow)."""
+
+    @abstractmethod
+    def field(self, networks: Networks) -> Field:
+        """The trained velocity field."""
+
+    @abstractmethod
+    def generate(
+        self, networks: Networks, like: Float[Tensor, "b *d"], cond: Cond, *, sampler: Sampler, x0: Tensor | None = None,
+        span: tuple[float, float] = (0.0, 1.0), generator: RandomSource | None = None, hooks: Sequence[Callable[..., Any]] = (),
+    ) -> Solution:
+        """Sample: draw x0 from the source (shape of ``like``) unless given, and solve the field over ``span``."""

@@ -1,0 +1,31 @@
+"""The law of x0: what a flow starts from.
+
+``x0`` is always a draw of the source; where sampling starts is ``path.start(x0, cond)``, which may differ (variance-exploding paths).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from flowkit.cond import Cond
+from flowkit.random import RandomSource
+
+
+class Source(ABC):
+    """The law of x0, given the condition."""
+
+    #: True only for the standard normal independent of data: scores may be read off a field only then.
+    standard_normal: bool = False
+
+    @abstractmethod
+    def draw(
+        self, like: Float[Tensor, "b *d"], cond: Cond, generator: RandomSource | None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "b *d"]:
+        """One x0 for each row of ``like`` (only its shape, dtype and device are used); ``temperature`` scales the deviation."""
+
+    @abstractmethod
+    def log_prob(self, x0: Float[Tensor, "b *d"], cond: Cond) -> Float[Tensor, " b"]:
+        """Log-density of x0 in nats, over unpadded elements."""

@@ -1,0 +1,86 @@
+"""Task: what a domain gives the trainer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from flowkit.couplings.coupling import Batch
+from flowkit.data import DataSource, RawBatch, Samples
+from flowkit.objectives.objective import Loss, Networks, Objective
+from flowkit.random import RandomSource
+from flowkit.solvers.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage (``first_step`` to ``last_step``) or a turn (``every``) of training: which parameters learn, and how.
+
+    ``parameters`` are prefixes of parameter names of the task; () means all. ``lr`` overrides the trainer's.
+    """
+
+    name: str = "main"
+    parameters: tuple[str, ...] = ()
+    first_step: int = 0
+    last_step: int | None = None
+    every: int = 1
+    lr: float | None = None
+
+
+class Presentation(Protocol):
+    """Something to look at or listen to: knows how to go to TensorBoard and to a file."""
+
+    def to_tensorboard(self, writer: Any, tag: str, step: int) -> None: ...
+
+    def save(self, stem: Path) -> Path:
+        """Write beside ``stem`` with the right suffix (atomically) and return the path."""
+        ...
+
+
+class Task(nn.Module, ABC):
+    """A domain's side of training. Its forward IS its loss, so nothing goes round DDP; it never writes its own flow-matching loss."""
+
+    objective: Objective
+    networks: Networks
+
+    @abstractmethod
+    def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
+        """Normalise and encode a raw batch (tensors already on the device)."""
+
+    def forward(self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None) -> Loss:
+        """The loss of one batch; tasks with losses of their own (durations, priors) extend it."""
+        return self.objective.loss(self.networks, self.prepare(raw, generator), phase=phase, step=step, generator=generator)
+
+    def adapt(self, data: DataSource) -> None:
+        """Read statistics and tables from the data, once, before a fresh training (they live in buffers and are saved)."""
+
+    def phases(self) -> Sequence[Phase]:
+        """Stages and turns of training."""
+        return (Phase(),)
+
+    @abstractmethod
+    def evaluate(self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None) -> dict[str, float]:
+        """Metrics of the validation or test split, besides the loss that the trainer measures itself."""
+
+    def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
+        """A few samples to look at or listen to."""
+        return {}
+
+    @abstractmethod
+    def sample(self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None) -> Mapping[str, Presentation]:
+        """``flowkit sample``: ``n`` results, perhaps for a request of the user's (a text, a label)."""
+
+    def pipeline(self, sampler: Sampler) -> Any:
+        """What users call after training (``flowkit.load``): a ``TextToSpeech``, a ``VideoPredictor``, ..."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> Any:
+        """Where the parameters are."""
+        tensor: Tensor = next(self.parameters())
+        return tensor.device

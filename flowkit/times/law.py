@@ -1,0 +1,37 @@
+"""Base classes: laws of training times and grids of sampling times."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowkit.paths.path import Path
+from flowkit.random import RandomSource
+
+
+@dataclass(frozen=True)
+class Times:
+    """Training times t (b,) in [0, 1] and the weight (b,) that each sample's loss is multiplied by."""
+
+    t: Float[Tensor, " b"]
+    weight: Float[Tensor, " b"]
+
+
+class TimeLaw(ABC):
+    """The law of training times."""
+
+    @abstractmethod
+    def draw(self, n: int, path: Path, generator: RandomSource | None, *, device: torch.device | str = "cpu") -> Times:
+        """``n`` times with their weights."""
+
+
+class TimeGrid(ABC):
+    """Sampling times from 0 to 1; :func:`flowkit.solve` maps them to its span."""
+
+    @abstractmethod
+    def points(self, steps: int) -> Float[Tensor, " n"]:
+        """``steps + 1`` strictly increasing float64 times with 0 and 1 exact at the ends."""
