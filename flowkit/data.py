@@ -16,6 +16,9 @@ RawBatch = dict[str, Any]
 class Samples(ABC):
     """One split, addressable by index; ``batch`` gathers and pads. Reading is a pure function of the indices."""
 
+    #: ``batch`` pads lengths up to a multiple of this (the trainer sets it from its ``bucket``), so that a compiled network sees few shapes.
+    pad_multiple: int = 1
+
     @abstractmethod
     def __len__(self) -> int: ...
 

@@ -28,6 +28,8 @@ class Field(ABC):
     path: Path | None = None
     #: True when scores may be read off the field: an affine path, a standard normal source and the independent coupling.
     independent_gaussian: bool = False
+    #: True of a guided field: it has no likelihood that would be the model's.
+    guided: bool = False
 
     @abstractmethod
     def __call__(self, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond | None = None) -> Evaluation:

@@ -1,0 +1,21 @@
+"""Where x_t lies between x0 and x1."""
+
+from flowkit.paths.affine import AffinePath, Coefficients
+from flowkit.paths.linear import LinearPath
+from flowkit.paths.path import Path, Point
+from flowkit.paths.power import PowerPath
+from flowkit.paths.trigonometric import TrigonometricPath
+from flowkit.paths.ve import VEPath
+from flowkit.paths.vp_beta import VPBetaPath
+
+__all__ = [
+    "AffinePath",
+    "Coefficients",
+    "LinearPath",
+    "Path",
+    "Point",
+    "PowerPath",
+    "TrigonometricPath",
+    "VEPath",
+    "VPBetaPath",
+]

@@ -2,7 +2,10 @@
 
 Conversions follow from the two linear equations x = alpha x1 + sigma x0 and v = alpha' x1 + sigma' x0 (Wronskian
 D = alpha' sigma - alpha sigma' > 0): x1 = (sigma v - sigma' x) / D and x0 = (alpha' x - alpha v) / D divide by neither alpha nor sigma
-and are safe at both ends. Sources: Lipman et al. 2022 (arXiv 2210.02747), Albergo et al. 2023 (arXiv 2303.08797).
+and are safe at both ends. The ways back go through the pair (x1, x0) and say which limit they take where one of the two
+is lost (alpha = 0 or sigma = 0). Sources: Lipman et al. 2022 (arXiv 2210.02747), Albergo et al. 2023 (arXiv 2303.08797).
+
+"Data" and "noise" stand for the conditional means E[x1 | x_t] and E[x0 | x_t] when v is a marginal field.
 """
 
 from __future__ import annotations
@@ -10,11 +13,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowkit.errors import UserError
 from flowkit.paths.path import Path, Point
 from flowkit.tensors import like
+
+State = Float[Tensor, "b *d"]
+Time = Float[Tensor, " b"]
 
 
 class Coefficients(NamedTuple):
@@ -26,6 +34,21 @@ class Coefficients(NamedTuple):
     d_sigma: Tensor
 
 
+class Inversion(NamedTuple):
+    """x1 = data_x x + data_v v and x0 = noise_x x + noise_v v, each with the shape of t."""
+
+    data_x: Tensor
+    data_v: Tensor
+    noise_x: Tensor
+    noise_v: Tensor
+
+
+def reciprocal(value: Tensor) -> Tensor:
+    """1 / value, and 0 where ``value`` is 0 to the precision of its dtype: the quantity it multiplies is lost there."""
+    lost = value.abs() < torch.finfo(value.dtype).eps
+    return torch.where(lost, 0.0, 1.0 / value.masked_fill(lost, 1.0))
+
+
 class AffinePath(Path):
     """x_t = alpha_t x1 + sigma_t x0. A schedule defines :meth:`coefficients` and :meth:`time_of`."""
 
@@ -35,10 +58,95 @@ class AffinePath(Path):
 
     @abstractmethod
     def time_of(self, half_log_snr: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
-        """The inverse of lambda = log(alpha / sigma)."""
+        """The inverse of lambda = log(alpha / sigma), held inside [0, 1]; plus and minus infinity are allowed."""
 
-    def at(
-        self, x0: Float[Tensor, "b *d"], x1: Float[Tensor, "b *d"], t: Float[Tensor, " b"], aux: Tensor | None = None
-    ) -> Point:
+    def half_log_snr(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """lambda = log(alpha / sigma), strictly increasing; infinite where alpha or sigma is 0."""
+        alpha, sigma, _, _ = self.coefficients(t)
+        return alpha.log() - sigma.log()
+
+    def wronskian(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """D = alpha' sigma - alpha sigma', positive on (0, 1)."""
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(t)
+        return d_alpha * sigma - alpha * d_sigma
+
+    def inversion(self, t: Float[Tensor, " *b"]) -> Inversion:
+        """The four numbers that turn (x, v) into (x1, x0). Schedules whose derivatives are infinite at an end override it."""
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(t)
+        over = 1.0 / (d_alpha * sigma - alpha * d_sigma)
+        return Inversion(-d_sigma * over, sigma * over, d_alpha * over, -alpha * over)
+
+    def at(self, x0: State, x1: State, t: Time, aux: Tensor | None = None) -> Point:
         alpha, sigma, d_alpha, d_sigma = (like(c, x1) for c in self.coefficients(t))
         return Point(x0, x1, t, alpha * x1 + sigma * x0, d_alpha * x1 + d_sigma * x0)
+
+    # From the velocity: regular at both ends.
+
+    def data(self, x: State, v: State, t: Time) -> State:
+        """x1 from the velocity: (sigma v - sigma' x) / D."""
+        inverse = self.inversion(t)
+        return like(inverse.data_x, x) * x + like(inverse.data_v, x) * v
+
+    def noise(self, x: State, v: State, t: Time) -> State:
+        """x0 from the velocity: (alpha' x - alpha v) / D."""
+        inverse = self.inversion(t)
+        return like(inverse.noise_x, x) * x + like(inverse.noise_v, x) * v
+
+    def score(self, x: State, v: State, t: Time, *, assume_independent_gaussian: bool = False) -> State:
+        """grad log p_t(x) = -x0 / sigma, true only for a standard normal x0 independent of x1.
+
+        Callers pass what they know (``field.independent_gaussian``). NaN where sigma = 0: the velocity does not hold the score there.
+
+        Raises:
+            UserError: when the coupling or the source may be another one.
+        """
+        require_independent_gaussian(assume_independent_gaussian)
+        sigma = self.coefficients(t).sigma
+        lost = sigma < torch.finfo(sigma.dtype).eps
+        return self.noise(x, v, t) / like(-sigma.masked_fill(lost, float("nan")), x)
+
+    def diffusion_velocity(self, x: State, v: State, t: Time) -> State:
+        """F = alpha x0 - sigma x1, the "v-prediction" of diffusion models (Salimans and Ho 2022, arXiv 2202.00512)."""
+        alpha, sigma, _, _ = self.coefficients(t)
+        return like(alpha, x) * self.noise(x, v, t) - like(sigma, x) * self.data(x, v, t)
+
+    # To the velocity: through the pair (x1, x0).
+
+    def velocity(self, x1: State, x0: State, t: Time) -> State:
+        """alpha' x1 + sigma' x0."""
+        _, _, d_alpha, d_sigma = self.coefficients(t)
+        return like(d_alpha, x1) * x1 + like(d_sigma, x1) * x0
+
+    def velocity_from_data(self, x1: State, x: State, t: Time) -> State:
+        """v from a data prediction; where sigma = 0 the noise is taken as 0, its limit for a centred independent source."""
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(t)
+        # Subtract first: near t = 1 the difference is small and exact, and only then divided by the small sigma.
+        rest = x - like(alpha, x) * x1
+        return like(d_alpha, x) * x1 + like(d_sigma * reciprocal(sigma), x) * rest
+
+    def velocity_from_noise(self, x0: State, x: State, t: Time) -> State:
+        """v from a noise prediction; where alpha = 0 the data is taken as 0, the limit for centred data (the noise cannot tell)."""
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(t)
+        rest = x - like(sigma, x) * x0
+        return like(d_sigma, x) * x0 + like(d_alpha * reciprocal(alpha), x) * rest
+
+    def velocity_from_score(self, score: State, x: State, t: Time) -> State:
+        """v from -x0 / sigma (the score, for an independent standard normal source); limits as from the noise."""
+        return self.velocity_from_noise(like(-self.coefficients(t).sigma, x) * score, x, t)
+
+    def velocity_from_diffusion(self, output: State, x: State, t: Time) -> State:
+        """v from F = alpha x0 - sigma x1, regular at both ends: x1 = (alpha x - sigma F) / q, x0 = (sigma x + alpha F) / q."""
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(t)
+        over = 1.0 / (alpha * alpha + sigma * sigma)
+        of_x = (d_alpha * alpha + d_sigma * sigma) * over
+        of_output = (d_sigma * alpha - d_alpha * sigma) * over
+        return like(of_x, x) * x + like(of_output, x) * output
+
+
+def require_independent_gaussian(holds: bool) -> None:
+    """Refuse a score where it would be wrong."""
+    if not holds:
+        raise UserError(
+            "a score needs a standard normal source and the independent coupling; "
+            "if that is what the field was trained with, say assume_independent_gaussian=True"
+        )

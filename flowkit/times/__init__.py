@@ -1,0 +1,20 @@
+"""Training times with their densities, and grids of sampling times."""
+
+from flowkit.times.grids import EDMGrid, ShiftedGrid, SigmoidGrid, UniformGrid
+from flowkit.times.law import TimeGrid, TimeLaw, Times
+from flowkit.times.laws import ImportanceTimes, LogitNormalTimes, StratifiedTimes, UniformTimes, UShapedTimes
+
+__all__ = [
+    "EDMGrid",
+    "ImportanceTimes",
+    "LogitNormalTimes",
+    "ShiftedGrid",
+    "SigmoidGrid",
+    "StratifiedTimes",
+    "TimeGrid",
+    "TimeLaw",
+    "Times",
+    "UShapedTimes",
+    "UniformGrid",
+    "UniformTimes",
+]

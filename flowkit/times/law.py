@@ -28,6 +28,13 @@ class TimeLaw(ABC):
     def draw(self, n: int, path: Path, generator: RandomSource | None, *, device: torch.device | str = "cpu") -> Times:
         """``n`` times with their weights."""
 
+    def density(self, t: Float[Tensor, " *b"], path: Path) -> Float[Tensor, " *b"]:
+        """The density of the law at ``t``; 0 outside its range."""
+        raise NotImplementedError(f"{type(self).__name__} states no density")
+
+    def record(self, t: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:  # noqa: ARG002
+        """Told the unweighted loss of each sample after a training step; laws that adapt learn from it."""
+
 
 class TimeGrid(ABC):
     """Sampling times from 0 to 1; :func:`flowkit.solve` maps them to its span."""

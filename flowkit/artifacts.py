@@ -1,0 +1,297 @@
+"""Trained models on disk: ``save_pretrained`` folders, and run folders seen the same way.
+
+A ``save_pretrained`` folder holds ``config.yaml`` (the resolved recipe), ``model.safetensors`` (weights and buffers; EMA weights where the training kept
+them), ``flowkit.json`` (format version, plugin, statistics, metrics) and ``README.md`` (the model card). Nothing is pickled, and loading
+never needs the data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.config import plugins
+from flowkit.config.overrides import Override
+from flowkit.config.recipe import Recipe, parse_recipe
+from flowkit.config.yamlfile import read_yaml
+from flowkit.data import DataSource
+from flowkit.errors import UserError, nearest
+from flowkit.solvers.sampler import Sampler
+from flowkit.tasks import Task
+from flowkit.version import __version__
+
+#: Version of the folder's format; a newer one is refused, older ones are read.
+FORMAT = 1
+CONFIG, WEIGHTS, INFO, CARD = "config.yaml", "model.safetensors", "flowkit.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What people should know about a model; becomes README.md.
+
+    Args:
+        title: one line.
+        summary: what it does, for whom.
+        data: where the data is from, who made it, under which licence.
+        licence: of the weights (follows the data).
+        metrics: name -> value, on the split that ``split`` names.
+        nfe: network calls per sample for those metrics, or None.
+        limits: what it cannot do.
+    """
+
+    title: str = "A FlowKit model"
+    summary: str = ""
+    data: str = ""
+    licence: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    split: str = "validation"
+    nfe: float | None = None
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded model: the task with its weights in evaluation mode, its sampler and what its folder says about it."""
+
+    task: Task
+    sampler: Sampler
+    recipe: Recipe
+    info: Mapping[str, Any]
+    folder: Path
+    data: DataSource | None = None
+
+    def pipeline(self) -> Any:
+        """What users call: a ``TextToSpeech``, a ``VideoPredictor``, ..."""
+        return self.task.pipeline(self.sampler)
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """The pipeline of a run folder, a pretrained name (``speech/prompts-en``) or a ``save_pretrained`` folder.
+
+    Raises:
+        UserError: there is no such model, or its files are damaged.
+    """
+    return from_pretrained(name, device=device).pipeline()
+
+
+def save_pretrained(
+    folder: str | Path, task: Task, *, recipe: Recipe, statistics: Mapping[str, Any] | None = None, card: Card | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        folder: must not exist, be empty or be an earlier model folder (which is replaced).
+        task: the trained task.
+        recipe: the resolved recipe; its data and trainer keys are kept for the record and not needed to load.
+        statistics: the data's statistics, for the record.
+        card: what the model card says.
+        weights: a state dict to store instead of the task's own (the EMA weights).
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written (a full disk); nothing is left behind.
+    """
+    from safetensors.torch import save_file
+
+    folder, card = Path(folder), card or Card()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INFO).is_file())):
+        raise UserError(f"{folder} exists and is no model folder: choose another name or remove it")
+    state = task.state_dict() if weights is None else weights
+    info = {
+        "format": FORMAT,
+        "flowkit": __version__,
+        "plugin": type(task).__module__,
+        "task": type(task).__name__,
+        "parameters": sum(p.numel() for p in task.parameters()),
+        "statistics": dict(statistics or {}),
+        **asdict(card),
+    }
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        (temporary / CONFIG).write_text(recipe.dump(), encoding="utf-8")
+        save_file(_plain_state(state), temporary / WEIGHTS, metadata={"format": "pt", "flowkit": str(FORMAT)})
+        (temporary / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (temporary / CARD).write_text(model_card(card, recipe, info), encoding="utf-8")
+        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide the model from others
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except Exception as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise UserError(f"{folder}: the model cannot be written: {plugins.one_line(error)}") from error
+        raise
+    return folder
+
+
+def _plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU: tied weights share memory, which the format does not allow."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+def find_run(name: str | Path) -> Path:
+    """The folder of a run, a checkpoint or a pretrained model, by path or by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UserError(f"{path} is a file: give the folder it lies in")
+    known = pretrained_names()
+    if str(name) in known:
+        return known[str(name)]
+    raise UserError(f"{str(name)!r} is neither a run folder nor a pretrained model; {nearest(str(name), known)}")
+
+
+def pretrained_names() -> dict[str, Path]:
+    """The models that ship with plugins, by name."""
+    return {
+        f"{plugin.name}/{folder.parent.name}": folder.parent
+        for plugin in plugins.plugins().values()
+        if plugin.pretrained is not None
+        for folder in sorted(Path(plugin.pretrained).glob(f"*/{INFO}"))
+    }
+
+
+def describe_run(name: str | Path) -> dict[str, Any]:
+    """What ``flowkit show RUN`` prints: the kind of folder, its recipe's file and what is known about it; builds nothing."""
+    folder = find_run(name)
+    config, weights, info = _files(folder)
+    return {"folder": str(folder), "recipe": str(config), "weights": str(weights), "weights_bytes": weights.stat().st_size, **info}
+
+
+def from_pretrained(
+    name: str | Path, *, device: str | torch.device = "cpu", overrides: Iterable[Override] = (), with_data: bool = False
+) -> Artifact:
+    """Load a model; ``overrides`` change its recipe on the way (``("sampler.steps", "4")``).
+
+    ``with_data`` also builds its data source (which reads no files before it is prepared), for evaluation.
+
+    Raises:
+        UserError: missing, truncated or mismatched files, a newer format, an unknown class.
+    """
+    folder = find_run(name)
+    config, weights, info = _files(folder)
+    raw = read_yaml(config)
+    if isinstance(raw, Mapping) and not with_data:
+        raw = {key: value for key, value in raw.items() if key != "data"}
+    recipe = parse_recipe(raw, str(config), overrides, required=("data", "task") if with_data else ("task",))
+    built = recipe.build("task", "sampler", *(("data",) if with_data else ()))
+    _load_weights(built.task, weights)
+    built.task.to(_device(device)).eval()
+    return Artifact(built.task, built.sampler, recipe, info, folder, built.data)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {str(device)!r} cannot be used: {plugins.one_line(error).split('. ')[0]}; cpu always works") from None
+    return chosen
+
+
+def _files(folder: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """Recipe, weights and information of a model, run or checkpoint folder."""
+    if (folder / INFO).is_file():
+        return _existing(folder / CONFIG), _existing(folder / WEIGHTS), _read_info(folder / INFO)
+    run, checkpoint = folder, folder
+    if (folder / "model").is_dir() and folder.parent.name == "checkpoints":
+        run = folder.parent.parent
+    elif (folder / "checkpoints").is_dir():
+        checkpoint = _best_checkpoint(folder)
+    else:
+        raise UserError(f"{folder} is no model: it holds neither {INFO} (save_pretrained) nor checkpoints/ (a run)")
+    summary = run / "summary.json"
+    info = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    return _existing(run / "recipe.yaml"), _existing(checkpoint / "model" / WEIGHTS), {"step": _step_of(checkpoint), **info}
+
+
+def _best_checkpoint(run: Path) -> Path:
+    """The best checkpoint by the run's metric where one was kept, else the last."""
+    folder = run / "checkpoints"
+    for link in ("best", "last"):
+        if (folder / link).is_dir():
+            return (folder / link).resolve()
+    # complete.json seals a whole checkpoint; links do not exist on every file system.
+    steps = sorted((p for p in folder.iterdir() if p.name.isdigit() and (p / "complete.json").is_file()), key=_step_of)
+    if not steps:
+        raise UserError(f"{run} has no complete checkpoint yet")
+    return steps[-1]
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name) if checkpoint.name.isdigit() else -1
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the folder is incomplete")
+    return path
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        version = int(info["format"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: it is not the JSON that save_pretrained writes") from None
+    if version > FORMAT:
+        raise UserError(f"{path}: format {version} is newer than this FlowKit {__version__} reads (up to {FORMAT}): upgrade flowkit-fm")
+    return info
+
+
+def _load_weights(task: Task, path: Path) -> None:
+    """Fill the task's parameters and buffers; every difference is named."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or damaged: {plugins.one_line(error)}") from None
+    wanted = task.state_dict()
+    missing, unknown = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
+    if missing or unknown:
+        parts = [f"{len(names)} {what} (first: {names[0]})" for names, what in ((missing, "missing"), (unknown, "unknown")) if names]
+        raise UserError(f"{path} does not fit its recipe: tensors {' and '.join(parts)}")
+    for key, tensor in stored.items():
+        if tensor.shape != wanted[key].shape:
+            raise UserError(
+                f"{path} does not fit its recipe: {key} has shape {tuple(tensor.shape)}, the task wants {tuple(wanted[key].shape)}"
+            )
+    task.load_state_dict(stored)
+
+
+def model_card(card: Card, recipe: Recipe, info: Mapping[str, Any]) -> str:
+    """The README.md of a model folder."""
+    lines = [f"# {card.title}", ""]
+    if card.summary:
+        lines += [card.summary, ""]
+    lines += ["| | |", "|---|---|", f"| task | {info['task']} |", f"| parameters | {info['parameters']:,} |"]
+    lines += [f"| made with | FlowKit {info['flowkit']}, recipe {recipe.name} (config.yaml) |"]
+    lines += [f"| licence of the weights | {card.licence or 'not stated'} |", ""]
+    lines += ["## Data", "", card.data or "not stated", ""]
+    if card.metrics:
+        calls = f", {card.nfe:g} network calls a sample" if card.nfe is not None else ""
+        lines += [f"## Metrics ({card.split} split{calls})", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()] + [""]
+    if card.limits:
+        lines += ["## Limits", "", card.limits, ""]
+    lines += ["## Use", "", "```python", "import flowkit", 'pipeline = flowkit.load("THIS FOLDER")', "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""``flowkit show THING``: a run, a pretrained model, a recipe (resolved) or a class (its documentation and arguments)."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import Any
+
+from flowkit.cli import options
+from flowkit.errors import UserError, nearest
+
+EXAMPLE = (
+    "example:\n  flowkit show speech/prompts-en\n  flowkit show generic/mixture --trainer.steps 10\n  flowkit show FlowMatching"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    parser.add_argument("thing", metavar="RUN|RECIPE|CLASS", help="a run folder, a pretrained name, a recipe or a class")
+    options.add_json_argument(parser)
+    parser.set_defaults(overrides=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find out what is meant and print it."""
+    from flowkit.config.recipe import recipe_names
+
+    thing, path = args.thing, Path(args.thing)
+    recipes = recipe_names()
+    if path.is_dir() or _is_pretrained(thing):
+        _show_run(args)
+    elif path.is_file() or thing.removeprefix("recipes/").removesuffix(".yaml") in recipes:
+        _show_recipe(args)
+    else:
+        found = _find_class(thing)
+        if found is None:
+            from flowkit.artifacts import pretrained_names
+
+            raise UserError(f"nothing is called {thing!r}; {nearest(thing, [*recipes, *pretrained_names(), *_all_classes()])}")
+        _show_class(args, found)
+
+
+def _is_pretrained(name: str) -> bool:
+    from flowkit.artifacts import pretrained_names
+
+    return name in pretrained_names()
+
+
+def _show_run(args: argparse.Namespace) -> None:
+    from flowkit.artifacts import describe_run
+
+    facts = describe_run(args.thing)
+    if args.json:
+        options.print_json(facts)
+        return
+    options.print_table((name, _brief(value)) for name, value in facts.items())
+    print("\nrecipe:\n" + Path(facts["recipe"]).read_text(encoding="utf-8"), end="")
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _show_recipe(args: argparse.Namespace) -> None:
+    from flowkit.config.recipe import load_recipe
+
+    recipe = load_recipe(args.thing, args.overrides, trainer=options.trainer_class())
+    if args.json:
+        options.print_json(recipe.resolved)
+    else:
+        print(recipe.dump(), end="")
+
+
+def _all_classes() -> dict[str, type]:
+    from flowkit.cli.list import KINDS, classes
+    from flowkit.solvers.sampler import Sampler
+
+    found: dict[str, type] = {"Sampler": Sampler, "Trainer": options.trainer_class()}
+    for kind in KINDS:
+        found.update(classes(kind))
+    return found
+
+
+def _find_class(name: str) -> type | None:
+    return _all_classes().get(name)
+
+
+def _show_class(args: argparse.Namespace, cls: type) -> None:
+    from flowkit.config.classes import import_path
+    from flowkit.config.recipe import describe_arguments
+
+    documentation = inspect.cleandoc(cls.__doc__ or "")
+    if args.json:
+        options.print_json({"class": import_path(cls), "documentation": documentation, "arguments": describe_arguments(cls)})
+        return
+    print(f"{import_path(cls)}\n\n{documentation}\n\narguments:")
+    for line in describe_arguments(cls) or ["(none)"]:
+        print(f"  {line}")

@@ -1,0 +1,149 @@
+"""Checking a recipe against constructor types before anything is built: every mistake of names is one line for people.
+
+:func:`complete` walks the plain mapping along the annotations: it resolves short class names, refuses unknown keys and classes, and
+fills defaults that are objects, so that the result is explicit. :func:`explain_types` finds the value that does not fit its type.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from flowkit.config.classes import Parameter, Slot, describe, element, import_path, parameters, resolve, slot
+from flowkit.errors import UserError, nearest
+
+_SPEC_KEYS = {"class_path", "init_args"}
+
+
+def complete(value: Any, annotation: Any, where: str) -> Any:
+    """``value`` with every class named in full and every object default written out.
+
+    Raises:
+        UserError: an unknown key or class, or a missing argument; ``where`` (file and key) starts the message.
+    """
+    place = slot(annotation)
+    if place is not None:
+        return _complete_object(value, place, where)
+    inner = element(annotation)
+    if inner is not None and isinstance(value, Mapping):
+        return {key: complete(item, inner, f"{where}.{key}") for key, item in value.items()}
+    if inner is not None and isinstance(value, Sequence) and not isinstance(value, str):
+        return [complete(item, inner, f"{where}[{i}]") for i, item in enumerate(value)]
+    return value
+
+
+def _complete_object(value: Any, place: Slot, where: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str) and not place.closed:
+        value = {"class_path": value}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected a {place.base.__name__} (its class, or keys class_path and init_args), got {value!r}")
+    if place.closed or not (_SPEC_KEYS & set(value)):
+        if not place.closed and parameters(place.base) is None or "class_path" in value:
+            raise UserError(f"{where}: expected the arguments of {place.base.__name__}, got {dict(value)!r}")
+        if not place.closed and place.base.__abstractmethods__:
+            raise UserError(f"{where}: give the class of the {place.base.__name__} with class_path; {nearest_class(place.base)}")
+        arguments = arguments_of(place.base, value, where, skip=place.skip)
+        return arguments if place.closed else {"class_path": import_path(place.base), "init_args": arguments}
+    for key in value:
+        if key not in _SPEC_KEYS:
+            raise UserError(f"{where}: unknown key {key!r} beside class_path; {nearest(str(key), _SPEC_KEYS)}")
+    name = value.get("class_path")
+    if not isinstance(name, str):
+        raise UserError(f"{where}.class_path: expected the name of a {place.base.__name__}, got {name!r}; {nearest_class(place.base)}")
+    cls = resolve(place.base, name, where)
+    arguments = value.get("init_args")
+    if not isinstance(arguments, (Mapping, type(None))):
+        raise UserError(f"{where}.init_args: expected the arguments of {cls.__name__} by name, got {arguments!r}")
+    return {"class_path": import_path(cls), "init_args": arguments_of(cls, arguments or {}, where, skip=place.skip)}
+
+
+def nearest_class(base: type) -> str:
+    """The list of classes that fit ``base``."""
+    from flowkit.config.classes import known
+
+    return nearest("", known(base))
+
+
+def arguments_of(cls: type, given: Mapping[str, Any], where: str, *, skip: int = 0) -> dict[str, Any]:
+    """The constructor arguments ``given`` for ``cls``, checked by name and completed; ``skip`` leading ones come from a factory."""
+    accepted = parameters(cls)
+    if accepted is None:
+        return dict(given)
+    accepted = dict(list(accepted.items())[skip:])
+    for key in given:
+        if key not in accepted:
+            raise UserError(f"{where}: {cls.__name__} takes no {key!r}; {nearest(str(key), accepted)}")
+    missing = [p.name for p in accepted.values() if p.required and p.name not in given]
+    if missing:
+        raise UserError(f"{where}: {cls.__name__} needs {', '.join(map(repr, missing))}")
+    completed = {}
+    for name, parameter in accepted.items():
+        if name in given:
+            completed[name] = complete(given[name], parameter.annotation, f"{where}.{name}")
+        elif slot(parameter.annotation) is not None and parameter.default is not None:
+            completed[name] = _complete_default(parameter, where)
+    return completed
+
+
+def _complete_default(parameter: Parameter, where: str) -> Any:
+    place = slot(parameter.annotation)
+    assert place is not None
+    described = specification(parameter.default)
+    return _complete_object(described["init_args"] if place.closed else described, place, f"{where}.{parameter.name}")
+
+
+def specification(instance: Any) -> dict[str, Any]:
+    """An object as class_path and init_args. House rule: constructors store their arguments under the same names."""
+    if isinstance(instance, functools.partial):
+        cls, values = instance.func, dict(instance.keywords)
+    else:
+        cls = type(instance)
+        values = {name: getattr(instance, name) for name in parameters(cls) or () if hasattr(instance, name)}
+    return {"class_path": import_path(cls), "init_args": {name: _plain(value) for name, value in values.items()}}  # pyright: ignore[reportArgumentType]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return specification(value)
+
+
+def explain_types(value: Any, annotation: Any, where: str, owner: str = "") -> None:
+    """Raise a :class:`UserError` for the first plain value in a completed tree that does not fit its annotation."""
+    place = slot(annotation)
+    if place is not None:
+        if not isinstance(value, Mapping):
+            return
+        cls = place.base if place.closed else resolve(place.base, value["class_path"], where)
+        _explain_arguments(cls, value if place.closed else value["init_args"], where)
+        return
+    inner = element(annotation)
+    if inner is not None and slot(inner) is not None:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            explain_types(item, inner, f"{where}.{key}", owner)
+        return
+    probe = ArgumentParser(exit_on_error=False)
+    probe.add_argument("--value", type=annotation)
+    try:
+        probe.parse_object({"value": value})
+    except Exception:
+        raise UserError(f"{where}: {owner} expects {describe(annotation)}, got {value!r}") from None
+
+
+def _explain_arguments(cls: type, given: Mapping[str, Any], where: str) -> None:
+    for name, parameter in (parameters(cls) or {}).items():
+        if name in given:
+            explain_types(given[name], parameter.annotation, f"{where}.{name}", cls.__name__)

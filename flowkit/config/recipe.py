@@ -1,0 +1,214 @@
+"""A recipe: the object graph of one experiment as YAML, checked against constructor types before anything is built.
+
+Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` (arguments of the trainer), ``sampler`` (arguments of the Sampler), ``seed``
+and ``description``. Whoever trains hands the trainer's class over: this module knows none.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from flowkit.config import plugins
+from flowkit.config.check import complete, explain_types
+from flowkit.config.classes import parameters
+from flowkit.config.overrides import Override, apply_overrides
+from flowkit.config.yamlfile import read_yaml
+from flowkit.data import DataSource
+from flowkit.errors import UserError, nearest
+from flowkit.solvers.sampler import Sampler
+from flowkit.tasks import Task
+
+#: Keys of a recipe that are plain values, with their types.
+_PLAIN: dict[str, Any] = {"seed": int, "description": str}
+
+
+@dataclass(frozen=True)
+class Built:
+    """The objects of a recipe. ``trainer`` and ``data`` are None where they were not asked for."""
+
+    task: Task
+    sampler: Sampler
+    data: DataSource | None
+    trainer: Any
+    seed: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. ``resolved`` is plain data with every class in full: it parses back to itself."""
+
+    name: str
+    resolved: Mapping[str, Any]
+    trainer: type | None = field(default=None, repr=False)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the experiment."""
+        return int(self.resolved.get("seed", 0))
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(dict(self.resolved), sort_keys=False, allow_unicode=True, width=120)
+
+    def build(self, *keys: str) -> Built:
+        """Build the objects (default: all). Networks are initialised from the recipe's seed; torch's global generator is left seeded with it.
+
+        Raises:
+            UserError: a constructor refused a value.
+        """
+        chosen = keys or tuple(_sections(self.trainer))
+        torch.manual_seed(self.seed)
+        made: dict[str, Any] = {}
+        for key in chosen:
+            if key in self.resolved or key == "sampler":
+                made[key] = self._build_one(key)
+        return Built(made.get("task"), made.get("sampler", Sampler()), made.get("data"), made.get("trainer"), self.seed)  # pyright: ignore[reportArgumentType]
+
+    def _build_one(self, key: str) -> Any:
+        sections = {key: _sections(self.trainer)[key]}
+        parser = _parser(sections)
+        with _policy():
+            try:
+                namespace = parser.parse_object({key: self.resolved.get(key, {})})
+                return parser.instantiate(namespace)[key]
+            except UserError:
+                raise
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{self.name}: {key} cannot be built: {plugins.one_line(error)}") from error
+
+
+def load_recipe(name: str | Path, overrides: Iterable[Override] = (), *, trainer: type | None = None) -> Recipe:
+    """Read a recipe by path or by name (``speech/matcha-prompts``), apply overrides, check it.
+
+    Args:
+        name: a YAML file, or the name of a recipe that ships with FlowKit or a plugin.
+        overrides: (dotted path, text) pairs.
+        trainer: the class that the recipe's ``trainer`` key configures; None leaves that key unread.
+
+    Raises:
+        UserError: one line that names the file, the key and the way out.
+    """
+    path = find_recipe(name)
+    return parse_recipe(read_yaml(path), str(name), overrides, trainer=trainer)
+
+
+def parse_recipe(
+    raw: Any, name: str, overrides: Iterable[Override] = (), *, trainer: type | None = None, required: tuple[str, ...] = ("data", "task")
+) -> Recipe:
+    """Check a recipe that is already plain data; ``name`` starts every message."""
+    plugins.import_classes()
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{name}: a recipe is a mapping with the keys data, task, trainer and sampler, got {_kind(raw)}")
+    sections = _sections(trainer)
+    allowed = {*sections, *_PLAIN, "trainer"}
+    for key in raw:
+        if key not in allowed:
+            raise UserError(f"{name}: a recipe has no key {key!r}; {nearest(str(key), allowed)}")
+    for key in required:
+        if raw.get(key) is None:
+            raise UserError(f"{name}: the recipe has no {key!r}")
+    changed = apply_overrides(raw, overrides, {**sections, **_PLAIN})
+    completed = {key: changed[key] for key in _PLAIN if key in changed}
+    for key, base in sections.items():
+        if key in changed or key not in ("data", "task"):
+            completed[key] = complete(changed.get(key) or {}, base, f"{name}: {key}")
+    return Recipe(name, _typed(completed, sections, name), trainer)
+
+
+def recipe_names() -> dict[str, Path]:
+    """The recipes that ship with FlowKit and its plugins, by name."""
+    found: dict[str, Path] = {}
+    roots = [(Path(str(resources.files("recipes"))), "")]
+    roots += [(Path(p.recipes), p.name + "/") for p in plugins.plugins().values() if p.recipes is not None]
+    for root, prefix in roots:
+        for path in sorted(root.rglob("*.yaml")):
+            found.setdefault(prefix + path.relative_to(root).with_suffix("").as_posix(), path)
+    return found
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe given by path or name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = recipe_names()
+    plain = str(name).removeprefix("recipes/").removesuffix(".yaml").removesuffix(".yml")
+    if plain in known:
+        return known[plain]
+    kind = "is a folder, not a recipe" if path.is_dir() else "is neither a file nor the name of a recipe"
+    raise UserError(f"recipe {str(name)!r} {kind}; {nearest(plain, known)}")
+
+
+def _sections(trainer: type | None) -> dict[str, Any]:
+    sections: dict[str, Any] = {"data": DataSource, "task": Task}
+    if trainer is not None:
+        sections["trainer"] = trainer
+    sections["sampler"] = Sampler
+    return sections
+
+
+def _parser(sections: Mapping[str, Any]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    for key, base in sections.items():
+        if base in (DataSource, Task):
+            parser.add_subclass_arguments(base, key, required=True)
+        elif base in (int, str):
+            parser.add_argument(f"--{key}", type=base, default=0 if base is int else None)
+        else:
+            parser.add_class_arguments(base, key)
+    return parser
+
+
+def _typed(completed: dict[str, Any], sections: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Check every value against its type and write every default out."""
+    present = {key: base for key, base in {**sections, **_PLAIN}.items() if key in completed}
+    parser = _parser(present)
+    with _policy(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # an object that cannot be written down must not pass silently
+        try:
+            namespace: Namespace = parser.parse_object(completed)
+            return yaml.safe_load(parser.dump(namespace, skip_validation=True))
+        except Exception as error:
+            for key, base in present.items():
+                explain_types(completed[key], base, f"{name}: {key}", "the recipe")
+            raise UserError(f"{name}: {plugins.one_line(error)}") from error
+
+
+@contextmanager
+def _policy() -> Iterator[None]:
+    """The second fence round imports: jsonargparse itself refuses every path outside the core and the plugins."""
+    from jsonargparse import _common
+
+    kept = dict(_common.parsing_settings)
+    set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=list(plugins.allowed_packages()), instantiate_subclass_spec_in_any=False
+    )
+    try:
+        yield
+    finally:
+        _common.parsing_settings.update(kept)
+
+
+def _kind(value: Any) -> str:
+    return "an empty file" if value is None else f"a {type(value).__name__}"
+
+
+def describe_arguments(cls: type) -> list[str]:
+    """One line an argument, for ``flowkit show CLASS``."""
+    from flowkit.config.classes import describe
+
+    lines = []
+    for parameter in (parameters(cls) or {}).values():
+        default = "required" if parameter.required else f"default {parameter.default!r}"
+        lines.append(f"{parameter.name}: {describe(parameter.annotation)} ({default})")
+    return lines

@@ -1,0 +1,157 @@
+"""Explicit Runge-Kutta methods from their tableau: k_i = v(x + h sum_j a_ij k_j, t + c_i h), x' = x + h sum_i b_i k_i.
+
+On a fixed grid the step is one number and each sum is a chain of fused additions. With a step per sample the sums of all later
+stages, of the solution and of the error grow together: every new slope is multiplied by its column of the tableau at once, which
+takes two operations a stage. Only elementwise products and sums are used, so a sample's bits do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowkit.cond import Cond
+from flowkit.fields.field import Evaluation, Field
+from flowkit.solvers.interpolation import Polynomial
+from flowkit.solvers.solver import Solver, Step, time_dtype
+
+#: Samples with fewer elements than this are too short for a broadcast step size to be fast on a CPU.
+_SHORT = 32
+
+
+class RungeKutta(Solver):
+    """A method is its tableau: nodes c, the rows of A below the first, weights b, and perhaps the embedded weights.
+
+    Attributes:
+        nodes: c_1 = 0 .. c_s.
+        rows: row i holds a_i1 .. a_i,i-1, for i = 2 .. s.
+        weights: b_1 .. b_s.
+        embedded: the weights of the embedded solution, of order ``error_order``; error = h sum (b - embedded)_i k_i.
+    """
+
+    nodes: ClassVar[tuple[float, ...]]
+    rows: ClassVar[tuple[tuple[float, ...], ...]]
+    weights: ClassVar[tuple[float, ...]]
+    embedded: ClassVar[tuple[float, ...] | None] = None
+    #: The last stage is the field at the new point (first same as last).
+    fsal: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.fsal = len(cls.rows) > 0 and cls.nodes[-1] == 1 and cls.weights == (*cls.rows[-1], 0)
+        cls.evaluations = len(cls.nodes) - cls.fsal
+
+    def __init__(self) -> None:
+        self._columns: dict[tuple[torch.dtype, torch.device, int], tuple[Tensor, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor) -> Polynomial | None:
+        """The dense output of a step from its ends and slopes; None: the cubic Hermite polynomial."""
+        return None
+
+    def step(
+        self,
+        field: Field,
+        t0: Float[Tensor, " b"],
+        t1: Float[Tensor, " b"],
+        x: Float[Tensor, "b *d"],
+        first: Evaluation,
+        memory: Any,
+        cond: Cond | None,
+        *,
+        size: float | None = None,
+        estimate: bool = True,
+    ) -> Step:
+        if size is None or estimate:
+            return self._step_per_sample(field, t0, t1, x, first, cond)
+        return self._step_common(field, t0, t1, x, first, cond, size)
+
+    def _step_common(
+        self, field: Field, t0: Tensor, t1: Tensor, x: Tensor, first: Evaluation, cond: Cond | None, size: float
+    ) -> Step:
+        slopes = [first.v]
+        calls: int | Tensor = 0
+        for i in range(1, self.evaluations):
+            node = self.nodes[i]
+            at = t1 if node == 1 else t0 if node == 0 else t0 + node * size
+            evaluation = field(_combine(x, size, self.rows[i - 1], slopes), at, cond)
+            slopes.append(evaluation.v)
+            calls = calls + evaluation.calls
+        return Step(_combine(x, size, self.weights, slopes), evaluations=self.evaluations - 1, calls=calls)
+
+    def _step_per_sample(
+        self, field: Field, t0: Tensor, t1: Tensor, x: Tensor, first: Evaluation, cond: Cond | None
+    ) -> Step:
+        columns = self._table(x)
+        h, dtype = t1 - t0, time_dtype(x)
+        wide = like_short(h, x)
+        t1_field = t1.to(dtype)
+        slopes = [first.v]
+        sums = columns[0] * first.v
+        evaluation, new, calls = first, x, 0
+        for i in range(1, len(self.nodes)):
+            node = self.nodes[i]
+            at = t1_field if node == 1 else torch.add(t0, h, alpha=node).to(dtype)
+            new = torch.addcmul(x, wide, sums[0]).to(x.dtype)
+            evaluation = field(new, at, cond)
+            slopes.append(evaluation.v)
+            calls = calls + evaluation.calls
+            sums = torch.addcmul(sums[1:], columns[i], evaluation.v)
+        if not self.fsal:
+            new = torch.addcmul(x, wide, sums[0]).to(x.dtype)
+
+        def dense() -> Polynomial | None:
+            return self.dense(x, new, slopes, wide)
+
+        return Step(
+            new,
+            error=wide * sums[-1] if self.embedded is not None else None,
+            dense=dense if type(self).dense is not RungeKutta.dense else None,  # pyright: ignore[reportArgumentType]
+            last=evaluation if self.fsal else None,
+            evaluations=len(self.nodes) - 1,
+            calls=calls,
+        )
+
+    def _table(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Column j of the tableau below its diagonal: what slope j adds to the later stages, the solution and the error."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        key = (dtype, x.device, x.ndim)
+        if key not in self._columns:
+            stages = len(self.nodes)
+            table = [list(row) for row in self.rows]
+            if not self.fsal:
+                table.append(list(self.weights))
+            if self.embedded is not None:
+                table.append([b - e for b, e in zip(self.weights, self.embedded, strict=True)])
+            full = torch.tensor([row + [0.0] * (stages - len(row)) for row in table], dtype=torch.float64)
+            # A plain tensor even when the first solve runs in inference mode, for later solves may want gradients.
+            with torch.inference_mode(False):
+                full = full.to(dtype=dtype, device=x.device).clone()
+                self._columns[key] = tuple(full[j:, j].reshape(-1, *[1] * x.ndim) for j in range(stages))
+        return self._columns[key]
+
+
+def _combine(x: Tensor, size: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """x + size sum_i weights_i slopes_i, one fused addition for each weight that is not zero."""
+    out = None
+    for weight, slope in zip(weights, slopes, strict=False):
+        if weight == 0:
+            continue
+        # The sum is ours alone after the first term, and addition saves nothing for the backward pass: add in place.
+        out = torch.add(x, slope, alpha=size * weight) if out is None else out.add_(slope, alpha=size * weight)
+    return x if out is None else out
+
+
+def like_short(value: Float[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Tensor:
+    """``value`` per sample in the working dtype of ``x``, written out where samples are too short for fast broadcasting."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    wide = value.to(dtype).reshape(-1, *[1] * (x.ndim - 1))
+    if x.ndim > 1 and x.shape[1:].numel() < _SHORT:
+        return wide.expand(x.shape).contiguous()
+    return wide

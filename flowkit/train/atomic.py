@@ -1,0 +1,83 @@
+"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+#: Errors of a disk that takes no more: full, over quota, file too large for its limit.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True when ``error`` says that the disk (or quota, or limit on files) is full; safetensors hides the number in its text."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return isinstance(error, SafetensorError) and any(f"os error {code}" in str(error) for code in _FULL)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write a temporary file beside ``path`` and rename it; on any error nothing is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        fill(temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8."""
+    write(path, lambda temporary: _fill_text(temporary, text))
+
+
+def _fill_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write ``tensors`` as safetensors; tensors that share memory (tied weights) are written each."""
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu").contiguous()
+        pointer = tensor.untyped_storage().data_ptr()
+        whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+        plain[name] = tensor.clone() if pointer in seen or not whole else tensor
+        seen.add(pointer)
+    write(path, lambda temporary: save_file(plain, temporary, metadata=dict(metadata or {})))
+
+
+def link(path: Path, target: str) -> None:
+    """Make the symbolic link ``path`` point to ``target`` (relative), in one step; a file system without links gets none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target)
+        os.replace(temporary, path)
+    except (NotImplementedError, PermissionError):
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""Exponential moving average of the weights: what users sample.
+
+average <- average + (1 - d_n)(weight - average), d_n = min(decay, (1 + n) / (10 + n)) at update n from 0: the warm-up keeps the
+first, random weights from lingering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Averages of named parameters, each on its parameter's device.
+
+    Args:
+        parameters: name -> parameter; those that learn (buffers are used as they are).
+        decay: limit of the decay per update, in (0, 1).
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._names = list(parameters)
+        self._weights = list(parameters.values())
+        self._averages = [weight.detach().clone() for weight in self._weights]
+
+    @property
+    def current_decay(self) -> float:
+        """The decay of the next update, warm-up included."""
+        return min(self.decay, (1 + self.updates) / (10 + self.updates))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averages towards the weights, once per optimiser step."""
+        torch._foreach_lerp_(self._averages, self._weights, 1.0 - self.current_decay)
+        self.updates += 1
+
+    @torch.no_grad()
+    def copy_to_weights(self) -> None:
+        """Overwrite the weights by their averages."""
+        torch._foreach_copy_(self._weights, self._averages)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside, the module computes with the averages; afterwards the weights are back bit for bit."""
+        with torch.no_grad():
+            kept = [weight.detach().clone() for weight in self._weights]
+            self.copy_to_weights()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self._weights, kept)
+
+    def averages(self) -> dict[str, Tensor]:
+        """Name -> average (the live tensors, not copies)."""
+        return dict(zip(self._names, self._averages, strict=True))
+
+    @torch.no_grad()
+    def load(self, averages: Mapping[str, Tensor], updates: int) -> None:
+        """Take up ``averages`` (any device) after ``updates`` updates; raises ``KeyError`` where a name is missing."""
+        torch._foreach_copy_(self._averages, [averages[name].to(a) for name, a in self.averages().items()])
+        self.updates = updates

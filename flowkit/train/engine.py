@@ -1,0 +1,68 @@
+"""accelerate, set up for a run: device, precision, processes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.data import RawBatch
+from flowkit.errors import UserError
+from flowkit.objectives.objective import Loss
+from flowkit.random import RandomSource
+from flowkit.tasks import Task
+
+Precision = Literal["no", "bf16", "fp16"]
+Device = Literal["auto", "cpu"]
+
+
+class LossModule(nn.Module):
+    """A task whose forward returns plain tuples and dictionaries, which DDP and mixed precision see through."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(
+        self, raw: RawBatch, phase: str, step: int, generator: RandomSource
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its terms."""
+        loss: Loss = self.task(raw, phase=phase, step=step, generator=generator)
+        return loss.total, dict(loss.terms)
+
+
+def start(*, precision: Precision, device: Device, accumulate: int, several_phases: bool) -> Any:
+    """An ``Accelerator``; several trainings may follow each other in one process.
+
+    Raises:
+        UserError: the precision does not fit the device, or the launch asks for sharding.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+    from accelerate.state import AcceleratorState, PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    if precision == "fp16" and state.device.type == "cpu":
+        raise UserError("trainer.precision fp16 needs a GPU: use bf16 or no")
+    if AcceleratorState._shared_state:
+        # A training before this one, in the same process, may have used another precision.
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_phases)],
+    )
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        raise UserError(
+            f"the launch asks for {accelerator.distributed_type.value}; this trainer knows one process and plain data "
+            "parallelism: use torchrun, or accelerate launch --multi_gpu"
+        )
+    return accelerator
+
+
+def to_device(raw: RawBatch, device: torch.device) -> RawBatch:
+    """Tensors moved without waiting; lists of texts and names stay."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in raw.items()
+    }

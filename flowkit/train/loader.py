@@ -1,0 +1,188 @@
+"""Batches in an order that is a function of (seed, epoch), so that training can stop and go on at any step.
+
+The order is decided for the *global* batch of G = batch x processes x accumulate samples; a process then takes its contiguous rows. So
+one process with batch 2 B, two processes with B, and B accumulated twice all see the same global batches, length buckets
+included, and :class:`flowkit.random.Rows` gives each row the same draws.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowkit.data import RawBatch, Samples
+from flowkit.errors import UserError
+from flowkit.random import mix_seed
+from flowkit.train.prefetch import ordered
+
+#: Global batches whose samples are sorted by length together: more saves padding, fewer mixes better.
+_POOL = 64
+
+
+class Order:
+    """Which samples make each global batch of each epoch: every sample once, the last incomplete batch dropped.
+
+    A data set smaller than a batch is repeated, each time in another order, until one batch is full.
+
+    Args:
+        size: number of samples.
+        batch: samples of a global batch.
+        seed: of the whole training.
+        lengths: length of each sample; given together with ``multiple``, batches hold samples of similar length.
+        multiple: lengths are compared after rounding up to a multiple of this; 0: batches ignore lengths.
+    """
+
+    def __init__(self, size: int, batch: int, seed: int, lengths: np.ndarray | None = None, multiple: int = 0) -> None:
+        if size < 1:
+            raise UserError("the training split is empty: check the data line of the recipe")
+        self.size, self.batch, self.seed = size, batch, seed
+        self.batches = max(size // batch, 1)
+        self._bins = None
+        if multiple > 0 and lengths is not None:
+            self._bins = torch.from_numpy(-(-np.asarray(lengths, dtype=np.int64) // multiple))
+        self._arranged: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, epoch: int, index: int) -> Tensor:
+        """Sample numbers (batch,) of global batch ``index`` of ``epoch``."""
+        with self._lock:
+            if epoch not in self._arranged:
+                # Two epochs stay: reading ahead crosses from one into the next.
+                self._arranged = {e: rows for e, rows in self._arranged.items() if e == epoch - 1}
+                self._arranged[epoch] = self._arrange(epoch)
+            return self._arranged[epoch][index]
+
+    def _generator(self, *parts: int) -> torch.Generator:
+        return torch.Generator().manual_seed(mix_seed(self.seed, *parts))
+
+    def _arrange(self, epoch: int) -> Tensor:
+        rounds = -(-self.batch // self.size)
+        order = torch.cat([torch.randperm(self.size, generator=self._generator(epoch, r)) for r in range(rounds)])
+        # What the epoch drops is random, not the longest: cut first, sort then.
+        order = order[: self.batches * self.batch]
+        if self._bins is None:
+            return order.reshape(self.batches, self.batch)
+        pools = order.split(_POOL * self.batch)
+        pooled = torch.cat([pool[torch.argsort(self._bins[pool], stable=True)] for pool in pools])
+        shuffled = torch.randperm(self.batches, generator=self._generator(epoch, rounds, 1))
+        return pooled.reshape(self.batches, self.batch)[shuffled]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch: rows ``first .. first + len(indices)`` of a global batch of ``total`` rows."""
+
+    raw: RawBatch
+    indices: Sequence[int]
+    first: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process takes from a global batch: one part per accumulation."""
+
+    epoch: int
+    index: int
+    parts: tuple[Part, ...]
+
+
+def pin(raw: RawBatch) -> RawBatch:
+    """Tensors in page-locked memory, from which they move to a GPU while it computes."""
+    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in raw.items()}
+
+
+class Loader:
+    """Endless shares of global batches from a position that is saved and restored.
+
+    Args:
+        samples: what to read; its ``batch`` is a pure function of the indices.
+        batch: samples of a micro-batch of one process.
+        seed: of the training; the order is a function of it and the epoch.
+        rank, world: this process and how many there are.
+        accumulate: micro-batches of one optimiser step.
+        bucket: 0, or the multiple to which lengths are padded: batches then hold samples of similar length.
+        threads: threads that read ahead; 0 reads when asked.
+        pinned: hand over page-locked tensors (for a GPU).
+        repeat: always the first batch (to overfit it).
+    """
+
+    def __init__(
+        self, samples: Samples, *, batch: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1,
+        bucket: int = 0, threads: int = 1, pinned: bool = False, repeat: bool = False,
+    ) -> None:  # fmt: skip
+        self.samples, self.batch, self.rank, self.accumulate = samples, batch, rank, accumulate
+        self.total = batch * world * accumulate
+        if bucket > 0:
+            samples.pad_multiple = bucket
+        lengths = samples.lengths() if bucket > 0 else None
+        self.order = Order(len(samples), self.total, seed, lengths, bucket)
+        self.threads, self.pinned, self.repeat = threads, pinned, repeat
+        self.epoch, self.index = 0, 0
+
+    def share(self, epoch: int, index: int) -> Share:
+        """This process's rows of one global batch, whatever the position."""
+        if self.repeat:
+            epoch, index = 0, 0
+        rows = self.order(epoch, index)
+        parts = []
+        for micro in range(self.accumulate):
+            first = (self.rank * self.accumulate + micro) * self.batch
+            indices = rows[first : first + self.batch].tolist()
+            raw = self.samples.batch(indices)
+            parts.append(Part(pin(raw) if self.pinned else raw, indices, first, self.total))
+        return Share(epoch, index, tuple(parts))
+
+    def _next(self, epoch: int, index: int) -> tuple[int, int]:
+        return (epoch, index + 1) if index + 1 < self.order.batches else (epoch + 1, 0)
+
+    def _jobs(self) -> Iterator[Callable[[], Share]]:
+        epoch, index = self.epoch, self.index
+        while True:
+            yield partial(self.share, epoch, index)
+            epoch, index = self._next(epoch, index)
+
+    def __iter__(self) -> Iterator[Share]:
+        """Shares from the position on; the position counts what was handed over, not what was read ahead."""
+        for share in ordered(self._jobs(), threads=self.threads, ahead=2 * self.threads):
+            self.epoch, self.index = self._next(self.epoch, self.index)
+            yield share
+
+    def state(self) -> dict[str, int]:
+        """The position, for :meth:`restore`."""
+        return {"epoch": self.epoch, "samples": self.index * self.total, "global_batch": self.total}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on where :meth:`state` was taken; with another global batch, at the nearest batch of the same epoch."""
+        self.epoch, self.index = int(state["epoch"]), int(state["samples"]) // self.total
+        if self.index >= self.order.batches:
+            self.epoch, self.index = self.epoch + 1, 0
+
+
+def sweep(
+    samples: Samples, *, batch: int, rank: int = 0, world: int = 1, bucket: int = 0, limit: int = 0, threads: int = 1
+) -> Iterator[Part]:
+    """Each sample once, for evaluation: short ones first where lengths are known, the last batch perhaps smaller.
+
+    Every ``world``-th batch is this process's. ``limit`` is the number of batches over all processes, 0 for all.
+    """
+    lengths = samples.lengths() if bucket > 0 else None
+    rows = np.arange(len(samples)) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
+    if limit > 0 and lengths is not None:
+        # A part of the split must not be its shortest part: thin it out evenly.
+        rows = rows[np.linspace(0, len(rows) - 1, min(limit * batch, len(rows))).astype(np.int64)]
+    elif limit > 0:
+        rows = rows[: limit * batch]
+
+    def read(first: int) -> Part:
+        indices = rows[first : first + batch].tolist()
+        return Part(samples.batch(indices), indices, first, len(rows))
+
+    starts = range(rank * batch, len(rows), world * batch)
+    return ordered((partial(read, first) for first in starts), threads=threads, ahead=2 * threads)
