@@ -11,6 +11,7 @@ and jaxtyping only once a name is touched.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from flowkit.errors import UserError
@@ -109,10 +110,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        from flowkit.errors import nearest
-
-        raise AttributeError(f"module 'flowkit' has no attribute {name!r}; {nearest(name, _WHERE)}")
+    if name not in _WHERE:  # name and obj let Python suggest the nearest public name
+        raise AttributeError(f"module 'flowkit' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value

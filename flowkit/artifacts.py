@@ -74,17 +74,25 @@ class Artifact:
         return self.task.pipeline(self.sampler)
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+def load(name: str | Path, *, device: str | torch.device = "cpu", sampler: Sampler | None = None) -> Any:
     """The pipeline of a run folder, a pretrained name (``speech/prompts-en``) or a ``save_pretrained`` folder.
+
+    ``sampler`` replaces the one that the model was saved with.
 
     Raises:
         UserError: there is no such model, or its files are damaged.
     """
-    return from_pretrained(name, device=device).pipeline()
+    artifact = from_pretrained(name, device=device)
+    return artifact.task.pipeline(sampler or artifact.sampler)
 
 
 def save_pretrained(
-    folder: str | Path, task: Task, *, recipe: Recipe, statistics: Mapping[str, Any] | None = None, card: Card | None = None,
+    folder: str | Path,
+    task: Task,
+    *,
+    recipe: Recipe,
+    statistics: Mapping[str, Any] | None = None,
+    card: Card | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a model folder, whole or not at all.
@@ -172,7 +180,13 @@ def describe_run(name: str | Path) -> dict[str, Any]:
     """What ``flowkit show RUN`` prints: the kind of folder, its recipe's file and what is known about it; builds nothing."""
     folder = find_run(name)
     config, weights, info = _files(folder)
-    return {"folder": str(folder), "recipe": str(config), "weights": str(weights), "weights_bytes": weights.stat().st_size, **info}
+    return {
+        "folder": str(folder),
+        "recipe": str(config),
+        "weights": str(weights),
+        "weights_bytes": weights.stat().st_size,
+        **info,
+    }
 
 
 def from_pretrained(
@@ -188,10 +202,9 @@ def from_pretrained(
     folder = find_run(name)
     config, weights, info = _files(folder)
     raw = read_yaml(config)
-    if isinstance(raw, Mapping) and not with_data:
-        raw = {key: value for key, value in raw.items() if key != "data"}
-    recipe = parse_recipe(raw, str(config), overrides, required=("data", "task") if with_data else ("task",))
-    built = recipe.build("task", "sampler", *(("data",) if with_data else ()))
+    keys = ("data", "task", "sampler") if with_data else ("task", "sampler")
+    recipe = parse_recipe(raw, str(config), overrides, keys=keys)
+    built = recipe.build()
     _load_weights(built.task, weights)
     built.task.to(_device(device)).eval()
     return Artifact(built.task, built.sampler, recipe, info, folder, built.data)
@@ -202,7 +215,9 @@ def _device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {str(device)!r} cannot be used: {plugins.one_line(error).split('. ')[0]}; cpu always works") from None
+        raise UserError(
+            f"device {str(device)!r} cannot be used: {plugins.one_line(error).split('. ')[0]}; cpu always works"
+        ) from None
     return chosen
 
 
@@ -211,15 +226,19 @@ def _files(folder: Path) -> tuple[Path, Path, dict[str, Any]]:
     if (folder / INFO).is_file():
         return _existing(folder / CONFIG), _existing(folder / WEIGHTS), _read_info(folder / INFO)
     run, checkpoint = folder, folder
-    if (folder / "model").is_dir() and folder.parent.name == "checkpoints":
-        run = folder.parent.parent
+    if (folder / "model").is_dir() and folder.resolve().parent.name == "checkpoints":
+        run, checkpoint = folder.resolve().parent.parent, folder.resolve()
     elif (folder / "checkpoints").is_dir():
         checkpoint = _best_checkpoint(folder)
     else:
         raise UserError(f"{folder} is no model: it holds neither {INFO} (save_pretrained) nor checkpoints/ (a run)")
     summary = run / "summary.json"
     info = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
-    return _existing(run / "recipe.yaml"), _existing(checkpoint / "model" / WEIGHTS), {"step": _step_of(checkpoint), **info}
+    return (
+        _existing(run / "recipe.yaml"),
+        _existing(checkpoint / "model" / WEIGHTS),
+        {"step": _step_of(checkpoint), **info},
+    )
 
 
 def _best_checkpoint(run: Path) -> Path:
@@ -252,7 +271,9 @@ def _read_info(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: it is not the JSON that save_pretrained writes") from None
     if version > FORMAT:
-        raise UserError(f"{path}: format {version} is newer than this FlowKit {__version__} reads (up to {FORMAT}): upgrade flowkit-fm")
+        raise UserError(
+            f"{path}: format {version} is newer than this FlowKit {__version__} reads (up to {FORMAT}): upgrade flowkit-fm"
+        )
     return info
 
 
@@ -268,7 +289,11 @@ def _load_weights(task: Task, path: Path) -> None:
     wanted = task.state_dict()
     missing, unknown = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
     if missing or unknown:
-        parts = [f"{len(names)} {what} (first: {names[0]})" for names, what in ((missing, "missing"), (unknown, "unknown")) if names]
+        parts = [
+            f"{len(names)} {what} (first: {names[0]})"
+            for names, what in ((missing, "missing"), (unknown, "unknown"))
+            if names
+        ]
         raise UserError(f"{path} does not fit its recipe: tensors {' and '.join(parts)}")
     for key, tensor in stored.items():
         if tensor.shape != wanted[key].shape:

@@ -1,7 +1,8 @@
 """Conditioning: one explicit object instead of ``**kwargs``.
 
-A :class:`Cond` is a flat tree of tensors, batch first, with the padding mask of the state. It can be indexed, concatenated,
-replaced by its null values (classifier-free guidance) and redrawn inside a solve (time-varying conditions).
+A :class:`Cond` is a flat tree of tensors, batch first, with the padding mask of the state. It can be indexed,
+concatenated, replaced by its null values (classifier-free guidance) and redrawn inside a solve (time-varying
+conditions).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ class Cond(Mapping[str, Tensor]):
 
     Args:
         values: name -> tensor with the batch first.
-        padding: bool, broadcastable to the state (b, *d); True on real elements, False on padding. None: nothing is padded.
-        nulls: name -> value without the batch axis, used where a condition is dropped. Floating tensors fall back to zeros;
-            integer tensors (labels) must name their null.
-        redraw: (cond, t, step, generator) -> Cond, called before each evaluation of a solve: for conditions that change with time or
-            are drawn anew (RIVER). Its use demands a fixed grid.
+        padding: bool, broadcastable to the state (b, *d); True on real elements, False on padding. None: nothing is
+            padded.
+        nulls: name -> value without the batch axis, used where a condition is dropped. Floating tensors fall back to
+            zeros; integer tensors (labels) must name their null.
+        redraw: (cond, t, step, generator) -> Cond, called before each evaluation of a solve: for conditions that change
+            with time or are drawn anew (RIVER). Its use demands a fixed grid.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
@@ -93,7 +95,9 @@ class Cond(Mapping[str, Tensor]):
             null = self.nulls.get(name)
             if null is None:
                 if not value.is_floating_point():
-                    raise ValueError(f"condition {name!r} holds integers and names no null value: set nulls={{{name!r}: ...}}")
+                    raise ValueError(
+                        f"condition {name!r} holds integers and names no null value: set nulls={{{name!r}: ...}}"
+                    )
                 null = 0.0
             null_tensor = torch.as_tensor(null, dtype=value.dtype, device=value.device).expand_as(value)
             values[name] = torch.where(dropped.reshape(-1, *[1] * (value.ndim - 1)), null_tensor, value)

@@ -47,21 +47,24 @@ def divergence(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         out = field(x, t, cond)
-        v = out.v
-        if cond.padding is not None:
-            v = v.where(cond.padding.expand_as(v), v.new_zeros(()))
+        v = _real(out.v, cond)
         if not v.requires_grad:  # a field that does not depend on x
             div = v.new_zeros(v.shape[0])
         elif probe is not None:
             (product,) = torch.autograd.grad(v, x, probe)
-            div = sum_per_sample(product * probe)
+            div = sum_per_sample(_real(product * probe, cond))
         else:
-            flat = v.flatten(1)
-            div = v.new_zeros(v.shape[0])
+            flat, diagonal = v.flatten(1), []
             for i in range(flat.shape[1]):
                 (row,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=i + 1 < flat.shape[1])
-                div = div + row.flatten(1)[:, i]
+                diagonal.append(row.flatten(1)[:, i])
+            div = sum_per_sample(_real(torch.stack(diagonal, 1).reshape(v.shape), cond))
     return Evaluation(v.detach(), {}, out.calls), div.detach()
+
+
+def _real(x: Tensor, cond: Cond) -> Tensor:
+    """``x`` with zeros in the padding, which may hold anything."""
+    return x if cond.padding is None else x.where(cond.padding, x.new_zeros(()))
 
 
 class _Augmented(Field):
@@ -97,11 +100,11 @@ def _solve_with_density(
         padding = torch.cat([real, real.new_ones(real.shape[0], 1)], 1)
     if kind == "hutchinson":
         e = rademacher_like(x, generator) if probe == "rademacher" else normal_like(x, generator)
-        values[_PROBE] = e if cond.padding is None else e.where(cond.padding.expand_as(e), e.new_zeros(()))
+        values[_PROBE] = _real(e, cond)
     elements = x[0].numel() if x.shape[0] else 1
     # Error norms are means over the elements: weighted by their root, l counts as much as all of x together.
     scale = density_weight * math.sqrt(elements)
-    state = torch.cat([x.flatten(1), x.new_zeros(x.shape[0], 1)], 1)
+    state = torch.cat([_real(x, cond).flatten(1), x.new_zeros(x.shape[0], 1)], 1)
     with torch.no_grad():
         solution = solve(
             _Augmented(field, x.shape[1:], scale), state, solver=solver, controller=controller, span=span,
@@ -118,8 +121,7 @@ def _log_prior(field: Field, source: Source, z: Tensor, cond: Cond) -> Tensor:
         sigma = float(field.path.coefficients(torch.zeros(1, dtype=torch.float64)).sigma)
     if sigma == 1.0:
         return source.log_prob(z, cond)
-    count = z.new_ones(z.shape) if cond.padding is None else cond.padding.expand_as(z).to(z.dtype)
-    return source.log_prob(z / sigma, cond) - math.log(sigma) * sum_per_sample(count)
+    return source.log_prob(z / sigma, cond) - math.log(sigma) * sum_per_sample(_real(torch.ones_like(z), cond))
 
 
 def log_likelihood(

@@ -1,9 +1,9 @@
 """Random draws of the library: from a ``torch.Generator`` or keyed by (seed, step, row).
 
-Sampling uses an ordinary ``torch.Generator``. Training uses :class:`Rows`: each draw is a hash of (seed, step, position of the
-sample in the global batch, position inside the sample, number of the draw), so a sample sees the same noise however the batch is padded,
-split over processes or accumulated, and on any device. The hash is SplitMix64's finaliser (Steele, Lea and Flood 2014) applied
-twice; normals come from Box and Muller's transform.
+Sampling uses an ordinary ``torch.Generator``. Training uses :class:`Rows`: each draw is a hash of (seed, step, position
+of the sample in the global batch, position inside the sample, number of the draw), so a sample sees the same noise
+however the batch is padded, split over processes or accumulated, and on any device. The hash is SplitMix64's finaliser
+(Steele, Lea and Flood 2014) applied twice; normals come from Box and Muller's transform.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def mix_seed(*parts: int) -> int:
 class Rows:
     """Keyed draws for the rows ``first .. first + n`` of a global batch of ``total`` rows.
 
-    ``seed`` already holds (seed, step), see :func:`mix_seed`; ``draws`` counts the calls, so two draws of one step differ.
+    ``seed`` already holds (seed, step), see :func:`mix_seed`; ``draws`` counts the calls, so two draws of one step
+    differ.
     """
 
     seed: int
@@ -76,8 +77,8 @@ RandomSource = torch.Generator | Rows
 
 
 def _unit(bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """24 bits to (0, 1), both ends excluded."""
-    return (bits & 0xFFFFFF).to(dtype).add(0.5).mul(2.0**-24)
+    """23 bits to (0, 1), both ends excluded: with 24 the largest would round to 1 in float32."""
+    return (bits & 0x7FFFFF).to(dtype).add(0.5).mul(2.0**-23)
 
 
 def _drawing_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -85,7 +86,10 @@ def _drawing_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def uniform(
-    shape: tuple[int, ...], generator: RandomSource | None, *, device: torch.device | str = "cpu",
+    shape: tuple[int, ...],
+    generator: RandomSource | None,
+    *,
+    device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Uniform on (0, 1) of ``shape``, batch first."""
@@ -96,7 +100,10 @@ def uniform(
 
 
 def normal(
-    shape: tuple[int, ...], generator: RandomSource | None, *, device: torch.device | str = "cpu",
+    shape: tuple[int, ...],
+    generator: RandomSource | None,
+    *,
+    device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal of ``shape``, batch first."""

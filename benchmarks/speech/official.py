@@ -48,12 +48,13 @@ class _LightningModule(nn.Module):
         pass
 
 
-def _stand_in(name: str, **contents: Any) -> None:
-    """Put a module ``name`` (and its parents) into ``sys.modules``, unless the real package is installed."""
+def _stand_in(name: str, *, force: bool = False, **contents: Any) -> None:
+    """Put a module ``name`` (and its parents) into ``sys.modules``, unless the real package is installed or ``force`` says so."""
     root = name.partition(".")[0]
-    if root not in sys.modules and importlib.util.find_spec(root) is not None:
+    loaded = sys.modules.get(root)
+    if loaded is not None and not getattr(loaded, "stand_in", False):
         return
-    if root in sys.modules and not getattr(sys.modules[root], "stand_in", False):
+    if loaded is None and not force and importlib.util.find_spec(root) is not None:
         return
     parent = None
     parts = name.split(".")
@@ -86,9 +87,11 @@ def load_official(checkout: Path) -> Callable[..., nn.Module]:
     for package in ("diffusers", "einops", "conformer"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"the official Matcha-TTS needs {package}: pip install {package}")
-    _stand_in("lightning", LightningModule=_LightningModule, Callback=object)
-    _stand_in("lightning.pytorch.utilities", rank_zero_only=lambda function: function, grad_norm=_Anything())
-    for name in ("hydra.core.hydra_config", "omegaconf", "gdown", "wget", "rich.syntax", "rich.tree", "rootutils", "lightning.pytorch.loggers", "hydra.utils"):
+    # lightning does none of the work timed here, and takes seconds to import: always the stand-in.
+    _stand_in("lightning", force=True, LightningModule=_LightningModule, Callback=object)
+    _stand_in("lightning.pytorch.utilities", force=True, rank_zero_only=lambda function: function, grad_norm=_Anything())
+    _stand_in("lightning.pytorch.loggers", force=True)
+    for name in ("hydra.core.hydra_config", "hydra.utils", "omegaconf", "gdown", "wget", "rich.syntax", "rich.tree", "rootutils"):
         _stand_in(name)
     sys.path.insert(0, str(checkout))
     try:

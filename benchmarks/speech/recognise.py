@@ -24,12 +24,12 @@ SILENCE = 0.2
 NOISE = 1e-4
 
 
-def recogniser_input(audio: np.ndarray) -> np.ndarray:
-    """int16 samples for the recogniser: ``audio`` (float, 16 kHz, in [-1, 1]) with silence on both sides and a trace of noise."""
+def recogniser_input(audio: np.ndarray, draw: int = 0) -> np.ndarray:
+    """int16 samples for the recogniser: ``audio`` (float, 16 kHz, in [-1, 1]) with silence on both sides and draw ``draw`` of the noise."""
     pad = np.zeros(int(SILENCE * RATE), dtype=np.float32)
     padded = np.concatenate([pad, np.asarray(audio, dtype=np.float32), pad])
     seed = int.from_bytes(hashlib.sha256(np.ascontiguousarray(padded).tobytes()).digest()[:8], "little")
-    noisy = padded + NOISE * np.random.default_rng(seed).standard_normal(len(padded)).astype(np.float32)
+    noisy = padded + NOISE * np.random.default_rng([seed, draw]).standard_normal(len(padded)).astype(np.float32)
     return (np.clip(noisy, -1.0, 1.0) * 32767).astype(np.int16)
 
 
@@ -73,9 +73,9 @@ class OpenVocabulary:
 
         return Decoder(samprate=RATE, loglevel="FATAL")
 
-    def __call__(self, audio: np.ndarray) -> str:
+    def __call__(self, audio: np.ndarray, draw: int = 0) -> str:
         """The words heard in ``audio`` (float, 16 kHz), lower case, digits of alternative pronunciations stripped."""
-        samples = recogniser_input(audio).tobytes()
+        samples = recogniser_input(audio, draw).tobytes()
         key, answer = self.cache.get("open", samples)
         if answer is None:
             answer = _heard(self._decoder, samples)

@@ -11,6 +11,8 @@ ours (one program per utterance, nothing returns to the host) or, without Triton
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +29,20 @@ def log_prior(mu: Float[Tensor, "b n c"], mel: Float[Tensor, "b c t"]) -> Float[
         constant = -0.5 * math.log(2.0 * math.pi) * mu.shape[2]
         frame_part = (constant - 0.5 * frames.square().sum(2)).unsqueeze(2)
         token_part = -0.5 * mu.square().sum(2).unsqueeze(1)
-        return (torch.bmm(frames, mu.transpose(1, 2)) + frame_part + token_part).transpose(1, 2)
+        with _full_precision():
+            product = torch.bmm(frames, mu.transpose(1, 2))
+        return (product + frame_part + token_part).transpose(1, 2)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Float32 products without TF32, whatever the trainer allows: a log-density is a small difference of large numbers."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @torch.no_grad()

@@ -15,7 +15,17 @@ from torch import Tensor
 
 @triton.jit
 def _search(
-    value, moves, durations, token_lengths, mel_lengths, stride_b, stride_n, stride_t, tokens, frames, BLOCK: tl.constexpr
+    value,
+    moves,
+    durations,
+    token_lengths,
+    mel_lengths,
+    stride_b,
+    stride_n,
+    stride_t,
+    tokens,
+    frames,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     n = tl.load(token_lengths + row).to(tl.int32)
@@ -29,7 +39,7 @@ def _search(
     cells = value + token * stride_n
     now = tl.load(cells, mask=real, other=0.0)
     best = tl.where(token == 0, now, float("-inf"))
-    ahead = tl.load(cells + stride_t, mask=real & (1 < length), other=0.0)
+    ahead = tl.load(cells + stride_t, mask=real & (length > 1), other=0.0)
     marks = moves + token
     j = n * 0 + 1
     while j < length:

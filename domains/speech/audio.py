@@ -27,7 +27,9 @@ def _install(package: str, what: str) -> UserError:
     return UserError(f'{what} needs the package {package}: pip install "flowkit-fm[speech]"')
 
 
-def read(path: str | Path, sample_rate: int | None = None, *, resampling: bool = True) -> tuple[Float[Tensor, " samples"], int]:
+def read(
+    path: str | Path, sample_rate: int | None = None, *, resampling: bool = True
+) -> tuple[Float[Tensor, " samples"], int]:
     """Read any sound file as mono float32 in [-1, 1] (channels are averaged).
 
     Args:
@@ -80,7 +82,7 @@ def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _check_riff(path: Path) -> None:
-    """Raise for a RIFF file whose data chunk promises more bytes than the file has: libsndfile reads such files silently."""
+    """Raise for a RIFF file whose data chunk promises more than the file has: libsndfile reads such files silently."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)

@@ -1,8 +1,8 @@
 """Log-mel features of speech, the recipe that Matcha-TTS and its vocoders share.
 
 Reflect padding of (n_fft - hop) / 2 on both sides and no centring, so L samples give floor(L / hop) frames; magnitude
-sqrt(re^2 + im^2 + 1e-9); Slaney's mel filters with Slaney's norm; natural log, clamped from below. (Matcha-TTS: A fast TTS architecture
-with conditional flow matching, arXiv 2309.03199; the features are those of HiFi-GAN, arXiv 2010.05646.)
+sqrt(re^2 + im^2 + 1e-9); Slaney's mel filters with Slaney's norm; natural log, clamped from below. (Matcha-TTS: A fast
+TTS architecture with conditional flow matching, arXiv 2309.03199; the features of HiFi-GAN, arXiv 2010.05646.)
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class MelConfig:
             )
         if self.win > self.n_fft or self.hop > self.win or (self.n_fft - self.hop) % 2:
             raise UserError(
-                f"mel needs hop <= win <= n_fft and an even n_fft - hop, got hop={self.hop}, win={self.win}, n_fft={self.n_fft}"
+                f"mel needs hop <= win <= n_fft and an even n_fft - hop, got hop={self.hop}, win={self.win}, "
+                f"n_fft={self.n_fft}"
             )
 
     @property
@@ -105,7 +106,8 @@ class MelSpectrogram(nn.Module):
         config = self.config
         if wave.shape[-1] <= config.padding:
             raise UserError(
-                f"a waveform of {wave.shape[-1]} samples is too short for a mel spectrogram: {config.padding + 1} are needed"
+                f"a waveform of {wave.shape[-1]} samples is too short for a mel spectrogram, which needs "
+                f"{config.padding + 1}"
             )
         padded = nn.functional.pad(wave.unsqueeze(1), (config.padding, config.padding), mode="reflect").squeeze(1)
         spectrum = torch.stft(

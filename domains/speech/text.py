@@ -20,9 +20,9 @@ _ABBREVIATIONS = {
 _ABBREVIATION = re.compile(r"\b(" + "|".join(_ABBREVIATIONS) + r")\.", re.IGNORECASE)
 _FOLDS = str.maketrans(
     {
-        "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'", "–": "-", "—": " - ", "…": "...",
-        "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ß": "ss", "ł": "l", "Ł": "L", "đ": "d", "ð": "d",
-        "þ": "th", "\u00a0": " ", "\u2009": " ", "\u200b": None, "\ufeff": None,
+        "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'", "–": "-", "—": " - ",
+        "…": "...", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ß": "ss", "ł": "l", "Ł": "L",
+        "đ": "d", "ð": "d", "þ": "th", "\u00a0": " ", "\u2009": " ", "\u200b": None, "\ufeff": None,
     }
 )  # fmt: skip
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -37,7 +37,8 @@ def fold(text: str) -> str:
 def clean(text: str, language: str = "en") -> str:
     """The text that goes to the phonemiser: control characters and brackets gone, white space collapsed, lower case.
 
-    English is folded to plain letters and its abbreviations are spelled out. Digits stay: espeak reads them in every language.
+    English is folded to plain letters and its abbreviations are spelled out. Digits stay: espeak reads them in every
+    language.
 
     >>> clean("Dr.  Müller (late) said:\\n“Café!”")
     'doctor muller, late, said: "cafe!"'
@@ -81,7 +82,7 @@ def strip_fragment(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _num2words():  # noqa: ANN202
+def _num2words():
     try:
         from num2words import num2words
     except ImportError as error:

@@ -11,7 +11,9 @@ EXAMPLE = "example:\n  flowkit data prepare speech/matcha-prompts\n  flowkit dat
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
-    parser.add_argument("action", choices=("prepare", "stats"), help="prepare: fetch and cache; stats: print the statistics")
+    parser.add_argument(
+        "action", choices=("prepare", "stats"), help="prepare: fetch and cache; stats: print the statistics"
+    )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file or a recipe's name")
     options.add_json_argument(parser)
     parser.set_defaults(overrides=True)

@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     options.add_run_arguments(parser)
     options.add_sampler_arguments(parser)
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which split (default test)")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="which split (default test)"
+    )
     parser.add_argument("--limit", type=int, help="at most this many samples")
     parser.add_argument("--out", metavar="FILE", help="also write the metrics to this JSON file")
     parser.set_defaults(overrides=True)
@@ -28,7 +30,9 @@ def run(args: argparse.Namespace) -> None:
     loaded = options.load_run(args, with_data=True)
     assert loaded.data is not None  # with_data raises a UserError where the recipe has none
     loaded.data.prepare()
-    metrics = loaded.task.evaluate(loaded.data.split(args.split), sampler=loaded.sampler, seed=args.seed, limit=args.limit)
+    metrics = loaded.task.evaluate(
+        loaded.data.split(args.split), sampler=loaded.sampler, seed=args.seed, limit=args.limit
+    )
     result = {"run": str(loaded.folder), "split": args.split, "seed": args.seed, "metrics": metrics}
     if args.out:
         target = Path(args.out)

@@ -101,7 +101,9 @@ def _run(arguments: list[str]) -> int:
     )  # fmt: skip
     parser.set_defaults(overrides=False)
     module.add_arguments(parser)
-    parser.add_argument("--plugin", action="append", metavar="FILE", help="opt a plugin file in (my.py); may be repeated")
+    parser.add_argument(
+        "--plugin", action="append", metavar="FILE", help="opt a plugin file in (my.py); may be repeated"
+    )
     overrides: list[Override] = []
     if parser.get_default("overrides"):
         rest, overrides = split_overrides(rest)
@@ -129,10 +131,16 @@ def _load_plugins(arguments: list[str]) -> list[str]:
 
 
 def _overview() -> str:
-    lines = ["usage: flowkit VERB ... [--plugin my.py]", "", "Flow matching from a recipe: train, sample, listen, look.", "", "verbs:"]
+    lines = [
+        "usage: flowkit VERB ... [--plugin my.py]",
+        "",
+        "Flow matching from a recipe: train, sample, listen, look.",
+        "",
+        "verbs:",
+    ]
     lines += [f"  {name:<10} {summary}" for name, (_, summary) in all_verbs().items()]
     lines += ["", "flowkit VERB --help shows the options of a verb, with an example.", "", "examples:"]
-    lines += ["  flowkit list recipes", "  flowkit train generic/mixture --trainer.steps 500", "  flowkit --version"]
+    lines += ["  flowkit list recipes", "  flowkit train generic/mixture-flow-matching --trainer.steps 500", "  flowkit --version"]
     return "\n".join(lines)
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, ``--seed``, ``--device`` and ``--json``."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, a pretrained name (flowkit list pretrained) or a model folder")
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder, a pretrained name (flowkit list pretrained) or a model folder"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
     add_device_argument(parser)
     add_json_argument(parser)
@@ -26,7 +28,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """``--device``."""
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one (default)")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one (default)"
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,9 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, help="steps of the grid")
     group.add_argument("--solver", metavar="NAME", help="Euler, Midpoint, Heun, ... (flowkit list solvers)")
     group.add_argument("--grid", metavar="NAME", help="where the steps lie (flowkit list grids)")
-    group.add_argument("--tolerance", type=float, metavar="TOL", help="adaptive steps with this relative and absolute tolerance")
+    group.add_argument(
+        "--tolerance", type=float, metavar="TOL", help="adaptive steps with this relative and absolute tolerance"
+    )
     group.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free guidance of this scale")
     group.add_argument("--temperature", type=float, help="scale of the source's deviation")
 
@@ -68,7 +74,9 @@ def sampler_overrides(args: argparse.Namespace) -> list[Override]:
         spec = {"class_path": "Tolerance", "init_args": {"rtol": args.tolerance, "atol": args.tolerance}}
         overrides.append(("sampler.controller", json.dumps(spec)))
     if args.guidance is not None:
-        overrides.append(("sampler.guidance", json.dumps({"class_path": "ClassifierFree", "init_args": {"scale": args.guidance}})))
+        overrides.append(
+            ("sampler.guidance", json.dumps({"class_path": "ClassifierFree", "init_args": {"scale": args.guidance}}))
+        )
     if args.temperature is not None:
         if not args.temperature >= 0:
             raise UserError(f"--temperature {args.temperature}: must not be negative")

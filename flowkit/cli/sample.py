@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--number", type=int, default=4, help="how many samples (default 4)")
     parser.add_argument("--out", default="samples", metavar="FOLDER", help="where the files go (default samples)")
     parser.add_argument(
-        "--request", action="append", default=[], metavar="KEY=VALUE", help="what to sample, as the domain understands it (a label, a text)"
+        "--request",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what to sample, as the domain understands it (a label, a text)",
     )
     parser.set_defaults(overrides=True)
 

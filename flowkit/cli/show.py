@@ -10,14 +10,14 @@ from typing import Any
 from flowkit.cli import options
 from flowkit.errors import UserError, nearest
 
-EXAMPLE = (
-    "example:\n  flowkit show speech/prompts-en\n  flowkit show generic/mixture --trainer.steps 10\n  flowkit show FlowMatching"
-)
+EXAMPLE = "example:\n  flowkit show speech/prompts-en\n  flowkit show generic/mixture-flow-matching --trainer.steps 10\n  flowkit show FlowMatching"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
-    parser.add_argument("thing", metavar="RUN|RECIPE|CLASS", help="a run folder, a pretrained name, a recipe or a class")
+    parser.add_argument(
+        "thing", metavar="RUN|RECIPE|CLASS", help="a run folder, a pretrained name, a recipe or a class"
+    )
     options.add_json_argument(parser)
     parser.set_defaults(overrides=True)
 
@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> None:
         if found is None:
             from flowkit.artifacts import pretrained_names
 
-            raise UserError(f"nothing is called {thing!r}; {nearest(thing, [*recipes, *pretrained_names(), *_all_classes()])}")
+            raise UserError(
+                f"nothing is called {thing!r}; {nearest(thing, [*recipes, *pretrained_names(), *_all_classes()])}"
+            )
         _show_class(args, found)
 
 
@@ -93,7 +95,9 @@ def _show_class(args: argparse.Namespace, cls: type) -> None:
 
     documentation = inspect.cleandoc(cls.__doc__ or "")
     if args.json:
-        options.print_json({"class": import_path(cls), "documentation": documentation, "arguments": describe_arguments(cls)})
+        options.print_json(
+            {"class": import_path(cls), "documentation": documentation, "arguments": describe_arguments(cls)}
+        )
         return
     print(f"{import_path(cls)}\n\n{documentation}\n\narguments:")
     for line in describe_arguments(cls) or ["(none)"]:

@@ -42,12 +42,18 @@ def _complete_object(value: Any, place: Slot, where: str) -> Any:
     if isinstance(value, str) and not place.closed:
         value = {"class_path": value}
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected a {place.base.__name__} (its class, or keys class_path and init_args), got {value!r}")
+        if place.closed:
+            raise UserError(f"{where}: expected the arguments of {place.base.__name__} by name, got {value!r}")
+        raise UserError(
+            f"{where}: expected a {place.base.__name__} (its class, or keys class_path and init_args), got {value!r}"
+        )
     if place.closed or not (_SPEC_KEYS & set(value)):
         if not place.closed and parameters(place.base) is None or "class_path" in value:
             raise UserError(f"{where}: expected the arguments of {place.base.__name__}, got {dict(value)!r}")
         if not place.closed and place.base.__abstractmethods__:
-            raise UserError(f"{where}: give the class of the {place.base.__name__} with class_path; {nearest_class(place.base)}")
+            raise UserError(
+                f"{where}: give the class of the {place.base.__name__} with class_path; {nearest_class(place.base)}"
+            )
         arguments = arguments_of(place.base, value, where, skip=place.skip)
         return arguments if place.closed else {"class_path": import_path(place.base), "init_args": arguments}
     for key in value:
@@ -55,7 +61,9 @@ def _complete_object(value: Any, place: Slot, where: str) -> Any:
             raise UserError(f"{where}: unknown key {key!r} beside class_path; {nearest(str(key), _SPEC_KEYS)}")
     name = value.get("class_path")
     if not isinstance(name, str):
-        raise UserError(f"{where}.class_path: expected the name of a {place.base.__name__}, got {name!r}; {nearest_class(place.base)}")
+        raise UserError(
+            f"{where}.class_path: expected the name of a {place.base.__name__}, got {name!r}; {nearest_class(place.base)}"
+        )
     cls = resolve(place.base, name, where)
     arguments = value.get("init_args")
     if not isinstance(arguments, (Mapping, type(None))):

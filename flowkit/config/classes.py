@@ -64,7 +64,9 @@ def resolve(base: type, name: str, where: str) -> type:
     if "." not in name:
         if name in candidates:
             return candidates[name]
-        raise UserError(f"{where}: no {base.__name__} is named {name!r}; {nearest(name, candidates)}{plugins.failure_note()}")
+        raise UserError(
+            f"{where}: no {base.__name__} is named {name!r}; {nearest(name, candidates)}{plugins.failure_note()}"
+        )
     if not plugins.is_allowed(name):
         file = name.split(".")[0]
         way_out = (
@@ -74,8 +76,10 @@ def resolve(base: type, name: str, where: str) -> type:
         )
         raise UserError(f"{where}: {name!r} is refused: {way_out}")
     cls = _import(name)
-    if not inspect.isclass(cls) or not issubclass(cls, base) or not plugins.is_allowed(cls.__module__) or inspect.isabstract(cls):
+    if not inspect.isclass(cls) or not issubclass(cls, base) or not plugins.is_allowed(cls.__module__):
         raise UserError(f"{where}: {name!r} is no {base.__name__}; {nearest(name.rpartition('.')[2], candidates)}")
+    if inspect.isabstract(cls):
+        raise UserError(f"{where}: {name!r} is abstract, name one of its kinds; {nearest('', candidates)}")
     return cls
 
 
@@ -94,35 +98,50 @@ def import_path(cls: type) -> str:
 
 
 def parameters(cls: type) -> dict[str, Parameter] | None:
-    """What the constructor of ``cls`` takes, or None when it takes anything (``**kwargs``) and cannot be checked by name."""
-    try:
-        signature = inspect.signature(cls)
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in signature.parameters.values()):
-        return None
+    """What the constructor of ``cls`` takes, or None when it takes anything and cannot be checked by name.
+
+    ``**kwargs`` stand for what the next constructor in the line of inheritance takes, to which they are handed on.
+    """
     factories = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-    found = {}
-    for name, parameter in signature.parameters.items():
-        default = parameter.default
-        if name in factories and factories[name].default_factory is not dataclasses.MISSING:
-            default = factories[name].default_factory()
-        found[name] = Parameter(name, _evaluate(cls, name, parameter.annotation), default)
-    return found
+    found: dict[str, Parameter] = {}
+    for owner in cls.__mro__:
+        if "__init__" not in vars(owner):
+            continue
+        if owner is object:
+            return found
+        try:
+            signature = inspect.signature(vars(owner)["__init__"])
+        except (TypeError, ValueError):
+            return None
+        declared = list(signature.parameters.values())[1:]  # without self
+        for parameter in declared:
+            name, default = parameter.name, parameter.default
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                return None
+            if parameter.kind is parameter.VAR_KEYWORD or name in found:
+                continue
+            if name in factories and factories[name].default_factory is not dataclasses.MISSING:
+                default = factories[name].default_factory()
+            found[name] = Parameter(name, _evaluate(owner, name, parameter.annotation), default)
+        if not any(p.kind is p.VAR_KEYWORD for p in declared):
+            return found
+    return None
 
 
-def _evaluate(cls: type, name: str, annotation: Any) -> Any:
-    """The annotation as a type. Strings (postponed annotations) are read in the module of the class that defines the constructor."""
+def _evaluate(owner: type, name: str, annotation: Any) -> Any:
+    """The annotation as a type. Strings (postponed annotations) are read in the module of the class that declares them."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
         return annotation
-    for owner in cls.__mro__:
-        if "__init__" not in vars(owner) and name not in getattr(owner, "__annotations__", {}):
+    for declaring in owner.__mro__:  # a dataclass repeats the fields of its bases, which live in other modules
+        if declaring is not owner and name not in getattr(declaring, "__annotations__", {}):
             continue
-        module = sys.modules.get(owner.__module__)
+        module = sys.modules.get(declaring.__module__)
         try:
-            return eval(annotation, dict(vars(module)) if module else {}, dict(vars(owner)))  # our own source text, never a recipe's
+            return eval(
+                annotation, dict(vars(module)) if module else {}, dict(vars(declaring))
+            )  # source text of ours, never a recipe's
         except Exception:
             continue
     return Any

@@ -42,7 +42,9 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[Override]
     return rest, overrides
 
 
-def apply_overrides(recipe: Mapping[str, Any], overrides: Iterable[Override], sections: Mapping[str, Any]) -> dict[str, Any]:
+def apply_overrides(
+    recipe: Mapping[str, Any], overrides: Iterable[Override], sections: Mapping[str, Any]
+) -> dict[str, Any]:
     """A copy of the plain ``recipe`` with ``overrides``; ``sections`` maps its top-level keys to their types."""
     changed = _copy(recipe)
     for path, text in overrides:
@@ -79,7 +81,9 @@ def _set(node: Any, annotation: Any, keys: list[str], value: Any, where: str) ->
             return _replace_class(node, annotation, value, where)
         if "class_path" not in node:
             if getattr(place.base, "__abstractmethods__", None):
-                raise UserError(f"{where}: the recipe names no {place.base.__name__} there yet: set it first (--{where[2:].rsplit('.', 1)[0]} NAME)")
+                raise UserError(
+                    f"{where}: the recipe names no {place.base.__name__} there yet: set it first (--{where[2:].rsplit('.', 1)[0]} NAME)"
+                )
             node = {"class_path": place.base.__name__, "init_args": node.get("init_args", node)}
         cls = resolve(place.base, str(node["class_path"]), where)
         arguments = node["init_args"] = dict(node.get("init_args") or {})

@@ -76,7 +76,9 @@ def _of_module(module: ModuleType, name: str) -> Plugin:
     if plugin is None:
         plugin = Plugin(name=name, summary=(module.__doc__ or "").strip().split("\n")[0], modules=(module.__name__,))
     if not isinstance(plugin, Plugin):
-        raise UserError(f"plugin {name}: its attribute 'plugin' is a {type(plugin).__name__}, not a flowkit.config.plugins.Plugin")
+        raise UserError(
+            f"plugin {name}: its attribute 'plugin' is a {type(plugin).__name__}, not a flowkit.config.plugins.Plugin"
+        )
     if plugin.packages:
         return plugin
     # domains.speech.plugin -> domains.speech; a file of its own -> itself. Never a bare top-level package of several plugins.
@@ -114,14 +116,18 @@ def add_plugin(plugin: Plugin) -> None:
 
 
 def add_plugin_file(path: str | Path) -> Plugin:
-    """Opt one file in (``--plugin my.py``): its classes can be named in recipes, its ``plugin`` (if any) adds verbs and folders.
+    """Opt in a file (``--plugin my.py``) or a package with a plugin.py (``--plugin my_domain``).
+
+    The classes of a file can be named in recipes; its ``plugin`` (if any) adds verbs and folders.
 
     Raises:
-        UserError: the file is missing or fails to import.
+        UserError: it is missing or fails to import.
     """
     path = Path(path)
+    if path.is_dir() and (path / "plugin.py").is_file():
+        return _add_plugin_package(path)
     if not path.is_file():
-        raise UserError(f"--plugin {path}: no such file")
+        raise UserError(f"--plugin {path}: no such file (expected a .py file, or a package with a plugin.py)")
     if path.suffix != ".py":
         raise UserError(f"--plugin {path}: a plugin file ends in .py")
     # A prefix, so that my/random.py cannot shadow a module of the standard library.
@@ -129,7 +135,8 @@ def add_plugin_file(path: str | Path) -> Plugin:
     module = sys.modules.get(name)
     if module is None or Path(module.__file__ or "").resolve() != path.resolve():
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None  # a .py file always has a loader
+        assert spec is not None  # a .py file always has a loader
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -144,11 +151,35 @@ def add_plugin_file(path: str | Path) -> Plugin:
     return plugin
 
 
+def _add_plugin_package(path: Path) -> Plugin:
+    folder = str(path.resolve().parent)
+    name = f"{path.resolve().name}.plugin"
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: it shadows nothing
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise UserError(f"--plugin {path}: {type(error).__name__}: {one_line(error)}") from error
+    if Path(module.__file__ or "").resolve() != (path / "plugin.py").resolve():
+        raise UserError(
+            f"--plugin {path}: another package is called {path.resolve().name!r} ({module.__file__}): rename the folder"
+        )
+    plugin = _of_module(module, path.resolve().name)
+    add_plugin(plugin)
+    return plugin
+
+
 def _with_submodules(name: str) -> list[str]:
     """A module, and when it is a package the modules in it."""
     if importlib.util.find_spec(name) is None:
         return []
-    return [name, *(f"{name}.{found.name}" for found in pkgutil.iter_modules(getattr(importlib.import_module(name), "__path__", ())))]
+    return [
+        name,
+        *(
+            f"{name}.{found.name}"
+            for found in pkgutil.iter_modules(getattr(importlib.import_module(name), "__path__", ()))
+        ),
+    ]
 
 
 def import_classes() -> None:

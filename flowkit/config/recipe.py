@@ -1,13 +1,13 @@
 """A recipe: the object graph of one experiment as YAML, checked against constructor types before anything is built.
 
-Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` (arguments of the trainer), ``sampler`` (arguments of the Sampler), ``seed``
-and ``description``. Whoever trains hands the trainer's class over: this module knows none.
+Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` (arguments of the trainer), ``sampler`` (arguments of
+the Sampler), ``seed`` and ``description``. Whoever trains hands the trainer's class over: this module knows none.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -49,7 +49,8 @@ class Recipe:
 
     name: str
     resolved: Mapping[str, Any]
-    trainer: type | None = field(default=None, repr=False)
+    #: What was checked and can be built: key -> type.
+    sections: Mapping[str, type] = field(repr=False)
 
     @property
     def seed(self) -> int:
@@ -61,28 +62,24 @@ class Recipe:
         return yaml.safe_dump(dict(self.resolved), sort_keys=False, allow_unicode=True, width=120)
 
     def build(self, *keys: str) -> Built:
-        """Build the objects (default: all). Networks are initialised from the recipe's seed; torch's global generator is left seeded with it.
+        """Build the objects ``keys`` (default: all that were read), the networks with weights drawn from the recipe's seed.
 
         Raises:
             UserError: a constructor refused a value.
         """
-        chosen = keys or tuple(_sections(self.trainer))
-        torch.manual_seed(self.seed)
-        made: dict[str, Any] = {}
-        for key in chosen:
-            if key in self.resolved or key == "sampler":
-                made[key] = self._build_one(key)
-        return Built(made.get("task"), made.get("sampler", Sampler()), made.get("data"), made.get("trainer"), self.seed)  # pyright: ignore[reportArgumentType]
+        with torch.random.fork_rng(devices=[]):  # constructors draw on the CPU; the caller's generator is left alone
+            torch.manual_seed(self.seed)
+            made = {key: self._build_one(key) for key in keys or tuple(self.sections)}
+        sampler = made.get("sampler") or Sampler()
+        return Built(made.get("task"), sampler, made.get("data"), made.get("trainer"), self.seed)  # pyright: ignore[reportArgumentType]
 
     def _build_one(self, key: str) -> Any:
-        sections = {key: _sections(self.trainer)[key]}
-        parser = _parser(sections)
+        parser = _parser({key: self.sections[key]})
         with _policy():
             try:
-                namespace = parser.parse_object({key: self.resolved.get(key, {})})
-                return parser.instantiate(namespace)[key]
-            except UserError:
-                raise
+                return parser.instantiate(parser.parse_object({key: self.resolved[key]}))[key]
+            except UserError as error:
+                raise UserError(f"{self.name}: {error}") from error
             except (ValueError, TypeError) as error:
                 raise UserError(f"{self.name}: {key} cannot be built: {plugins.one_line(error)}") from error
 
@@ -103,26 +100,37 @@ def load_recipe(name: str | Path, overrides: Iterable[Override] = (), *, trainer
 
 
 def parse_recipe(
-    raw: Any, name: str, overrides: Iterable[Override] = (), *, trainer: type | None = None, required: tuple[str, ...] = ("data", "task")
+    raw: Any,
+    name: str,
+    overrides: Iterable[Override] = (),
+    *,
+    trainer: type | None = None,
+    keys: Sequence[str] = ("data", "task", "trainer", "sampler"),
 ) -> Recipe:
-    """Check a recipe that is already plain data; ``name`` starts every message."""
+    """Check a recipe that is already plain data; ``name`` starts every message.
+
+    Only ``keys`` are read (``trainer`` only with its class); the others are carried along as they are, for the record.
+    """
     plugins.import_classes()
     if not isinstance(raw, Mapping):
         raise UserError(f"{name}: a recipe is a mapping with the keys data, task, trainer and sampler, got {_kind(raw)}")
-    sections = _sections(trainer)
-    allowed = {*sections, *_PLAIN, "trainer"}
+    sections = {key: base for key, base in _sections(trainer).items() if key in keys}
+    allowed = {"data", "task", "trainer", "sampler", *_PLAIN}
     for key in raw:
         if key not in allowed:
             raise UserError(f"{name}: a recipe has no key {key!r}; {nearest(str(key), allowed)}")
-    for key in required:
-        if raw.get(key) is None:
-            raise UserError(f"{name}: the recipe has no {key!r}")
     changed = apply_overrides(raw, overrides, {**sections, **_PLAIN})
-    completed = {key: changed[key] for key in _PLAIN if key in changed}
-    for key, base in sections.items():
-        if key in changed or key not in ("data", "task"):
-            completed[key] = complete(changed.get(key) or {}, base, f"{name}: {key}")
-    return Recipe(name, _typed(completed, sections, name), trainer)
+    for key in sections:
+        if key in ("data", "task") and changed.get(key) is None:
+            raise UserError(f"{name}: the recipe has no {key!r}")
+    completed = {key: complete(changed.get(key) or {}, base, f"{name}: {key}") for key, base in sections.items()}
+    completed.update({key: changed[key] for key in _PLAIN if changed.get(key) is not None})
+    completed.setdefault("seed", 0)
+    typed = _typed(completed, sections, name)
+    carried = {key: value for key, value in raw.items() if key not in typed and key not in _PLAIN}
+    order = ("description", "data", "task", "trainer", "sampler", "seed")
+    resolved = {key: {**carried, **typed}[key] for key in order if key in carried or key in typed}
+    return Recipe(name, resolved, {key: base for key, base in sections.items()})
 
 
 def recipe_names() -> dict[str, Path]:
@@ -177,7 +185,7 @@ def _typed(completed: dict[str, Any], sections: Mapping[str, Any], name: str) ->
         warnings.simplefilter("error", UserWarning)  # an object that cannot be written down must not pass silently
         try:
             namespace: Namespace = parser.parse_object(completed)
-            return yaml.safe_load(parser.dump(namespace, skip_validation=True))
+            return yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
         except Exception as error:
             for key, base in present.items():
                 explain_types(completed[key], base, f"{name}: {key}", "the recipe")
@@ -191,7 +199,9 @@ def _policy() -> Iterator[None]:
 
     kept = dict(_common.parsing_settings)
     set_parsing_settings(
-        import_path_denylist=["*"], import_path_allowlist=list(plugins.allowed_packages()), instantiate_subclass_spec_in_any=False
+        import_path_denylist=["*"],
+        import_path_allowlist=list(plugins.allowed_packages()),
+        instantiate_subclass_spec_in_any=False,
     )
     try:
         yield

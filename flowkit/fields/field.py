@@ -15,7 +15,7 @@ from flowkit.paths.path import Path
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The velocity v (b, *d), other heads by name, and how many network calls this evaluation cost (one number, or (b,))."""
+    """The velocity v (b, *d), other heads by name, and the network calls it cost (one number, or one a row (b,))."""
 
     v: Float[Tensor, "b *d"]
     heads: Mapping[str, Tensor] = field(default_factory=dict)
@@ -26,7 +26,8 @@ class Field(ABC):
     """(x (b, *d), t (b,), cond) -> :class:`Evaluation`. Knows its path, or None."""
 
     path: Path | None = None
-    #: True when scores may be read off the field: an affine path, a standard normal source and the independent coupling.
+    #: True when scores may be read off the field: an affine path, a standard normal source and the independent
+    #: coupling.
     independent_gaussian: bool = False
     #: True of a guided field: it has no likelihood that would be the model's.
     guided: bool = False
@@ -37,9 +38,11 @@ class Field(ABC):
 
 
 class FunctionField(Field):
-    """A plain function ``(x, t) -> v`` or ``(x, t, cond) -> v`` as a field; what :func:`flowkit.solve` makes of a callable."""
+    """A plain function ``(x, t) -> v`` or ``(x, t, cond) -> v`` as a field: how :func:`flowkit.solve` reads it."""
 
-    def __init__(self, function: Callable[..., Tensor | Evaluation], *, takes_cond: bool = False, path: Path | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor | Evaluation], *, takes_cond: bool = False, path: Path | None = None
+    ) -> None:
         self.function = function
         self.takes_cond = takes_cond
         self.path = path

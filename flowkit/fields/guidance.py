@@ -1,9 +1,10 @@
 """Guidance: two evaluations become one velocity, v = v_weak + scale (v_strong - v_weak).
 
-Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv 2207.12598): weak is the field without its condition; scale 1 is
-the plain conditional field, 0 the unconditional one (papers that write (1 + w) c - w u mean scale = 1 + w). Interval: Kynkäänniemi et
-al. 2024 (arXiv 2404.07724). Rescaling: Lin et al. 2023 (arXiv 2305.08891), equations 15 and 16. Autoguidance: Karras et al. 2024
-(arXiv 2406.02507). All predictions are affine in v with the same coefficients at (x, t), so guiding data, noise or score is the same.
+Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv 2207.12598): weak is the field without its condition;
+scale 1 is the plain conditional field, 0 the unconditional one (papers that write (1 + w) c - w u mean scale = 1 + w).
+Interval: Kynkäänniemi et al. 2024 (arXiv 2404.07724). Rescaling: Lin et al. 2023 (arXiv 2305.08891), equations 15 and
+16. Autoguidance: Karras et al. 2024 (arXiv 2406.02507). All predictions are affine in v with the same coefficients at
+(x, t), so guiding data, noise or score is the same.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class _Guided(Field):
             return Evaluation(self.mix(strong.v, weak, cond), strong.heads, calls)
         active = self.active(t)
         if x.device.type != "cpu":
-            # Asking the device which rows are active would stop it, and break a captured graph: both halves are made, and counted.
+            # Asking the device which rows are active would stop it, and break a captured graph: both halves are made,
+            # and counted.
             strong, weak, calls = self.both(x, t, cond)
             keep = active.reshape(-1, *[1] * (x.ndim - 1))
             return Evaluation(torch.where(keep, self.mix(strong.v, weak, cond), strong.v), strong.heads, calls)
@@ -144,18 +146,22 @@ def _checked(name: str, scale: float, interval: tuple[float, float], rescale: fl
 
 
 class ClassifierFree(Guidance):
-    """Classifier-free guidance: v_null + scale (v_cond - v_null), both halves in one batch and counted as two network calls.
+    """Classifier-free guidance: v_null + scale (v_cond - v_null), both halves in one batch, counted as two calls.
 
     Args:
         scale: 1 is the plain conditional field (one call), 0 the unconditional one.
-        interval: times in which guidance acts, both ends included; outside the field is the plain conditional one. On the CPU that
-            costs one call there; on other devices both halves are computed (and counted) so that the loop never waits for the device.
+        interval: times in which guidance acts, both ends included; outside the field is the plain conditional one. On
+            the CPU that costs one call there; on other devices both halves are computed (and counted) so that the loop
+            never waits for the device.
         rescale: share r in [0, 1] of the rescaling v <- v std(v_cond) / std(v).
         names: which conditions are left out; None: all.
     """
 
     def __init__(
-        self, scale: float = 2.0, interval: tuple[float, float] = (0.0, 1.0), rescale: float = 0.0,
+        self,
+        scale: float = 2.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        rescale: float = 0.0,
         names: list[str] | None = None,
     ) -> None:
         _checked("ClassifierFree", scale, interval, rescale)
@@ -170,7 +176,8 @@ class ClassifierFree(Guidance):
         return _ClassifierFreeField(field, self.scale, self.interval, self.rescale, self.names)
 
     def __repr__(self) -> str:
-        return f"ClassifierFree(scale={self.scale:g}, interval={self.interval}, rescale={self.rescale:g}, names={self.names})"
+        options = f"interval={self.interval}, rescale={self.rescale:g}, names={self.names}"
+        return f"ClassifierFree(scale={self.scale:g}, {options})"
 
 
 class _AutoguidedField(_Guided):
@@ -186,7 +193,7 @@ class _AutoguidedField(_Guided):
 
 
 class Autoguidance(Guidance):
-    """Guidance by a weaker version of the field (smaller, or less trained), on the same path and with the same condition.
+    """Guidance by a weaker field (smaller, or less trained) on the same path, with the same condition.
 
     Args:
         weak: the weaker field.

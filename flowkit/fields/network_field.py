@@ -30,14 +30,20 @@ class NetworkField(Field):
         path: the path it was trained on.
         prediction: what the head means; default :class:`Velocity`.
         head: name of the head that is read.
-        independent_gaussian: True when it was trained with a standard normal source and the independent coupling: allows scores.
+        independent_gaussian: True when it was trained with a standard normal source and the independent coupling:
+            allows scores.
 
     Raises:
         UserError: when the network has no head of that name, or wants more than one state or time.
     """
 
     def __init__(
-        self, network: Network, path: Path, prediction: Prediction | None = None, *, head: str = "v",
+        self,
+        network: Network,
+        path: Path,
+        prediction: Prediction | None = None,
+        *,
+        head: str = "v",
         independent_gaussian: bool = False,
     ) -> None:
         names = [h.name for h in network.spec.heads]
@@ -63,4 +69,3 @@ class NetworkField(Field):
 
     def __repr__(self) -> str:
         return f"NetworkField({type(self.network).__name__}, {self.path!r}, {self.prediction!r})"
-

@@ -1,7 +1,7 @@
 """What a network predicts, and how it becomes a velocity.
 
-One loss kernel serves every prediction: a squared error of the output equals the squared error of the velocity divided by
-:meth:`Prediction.velocity_factor`. With D = alpha' sigma - alpha sigma' and q = alpha^2 + sigma^2,
+One loss kernel serves every prediction: a squared error of the output equals the squared error of the velocity divided
+by :meth:`Prediction.velocity_factor`. With D = alpha' sigma - alpha sigma' and q = alpha^2 + sigma^2,
 |dv|^2 = (D/sigma)^2 |dx1|^2 = (D/alpha)^2 |dx0|^2 = (D sigma/alpha)^2 |dscore|^2 = (D/q)^2 |dF|^2.
 """
 

@@ -1,9 +1,10 @@
 """A field trained on one affine path, sampled on another.
 
-Two affine paths A and B with the same coupling visit the same points up to scale: x^A_t = c x^B_tau, where tau has B's half log-SNR equal
-to A's at t and c = |(alpha_A, sigma_A)| / |(alpha_B, sigma_B)|. The trained velocity at (x / c, tau) is turned into the pair (x1, x0)
-and back into a velocity on A; that equals (c'/c) x + c tau' v_B(x / c, tau) and has no infinite factor at the ends.
-Kingma et al. 2021 (arXiv 2107.00630), section 5.1; Karras et al. 2022 (arXiv 2206.00364), appendix D.
+Two affine paths A and B with the same coupling visit the same points up to scale: x^A_t = c x^B_tau, where tau has B's
+half log-SNR equal to A's at t and c = |(alpha_A, sigma_A)| / |(alpha_B, sigma_B)|. The trained velocity at (x / c, tau)
+is turned into the pair (x1, x0) and back into a velocity on A; that equals (c'/c) x + c tau' v_B(x / c, tau) and has no
+infinite factor at the ends. Kingma et al. 2021 (arXiv 2107.00630), section 5.1; Karras et al. 2022 (arXiv 2206.00364),
+appendix D.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ __all__ = ["Rescheduled", "Transport", "transport"]
 
 
 class Transport(NamedTuple):
-    """Where A at time t lies on B: time tau and scale c, and v_A = of_x x / c + of_v v_B(x / c, tau); all with the shape of t."""
+    """Where A at time t lies on B: time tau and scale c, and v_A = of_x x / c + of_v v_B(x / c, tau); all with the
+    shape of t.
+    """
 
     tau: Tensor
     scale: Tensor
@@ -50,7 +53,8 @@ def transport(trained: AffinePath, sampled: AffinePath, t: Float[Tensor, " *b"])
 class Rescheduled(Field):
     """``field``, trained on its own affine path, as a field on ``to_path``. Start from ``to_path.start(x0)``.
 
-    Exact while the half log-SNR of ``to_path`` stays inside that of the trained path; beyond it the trained field is asked at its end.
+    Exact while the half log-SNR of ``to_path`` stays inside that of the trained path; beyond it the trained field is
+    asked at its end.
 
     Raises:
         UserError: when one of the paths is not affine.

@@ -1,7 +1,7 @@
 """The linear path x_t = t x1 + (1 - (1 - m) t) x0: flow matching's "OT path", rectified flow's straight line.
 
-Lipman et al. 2022, "Flow Matching for Generative Modeling" (arXiv 2210.02747), equation 20; Liu et al. 2022, "Flow Straight and
-Fast" (arXiv 2209.03003) with m = 0.
+Lipman et al. 2022, "Flow Matching for Generative Modeling" (arXiv 2210.02747), equation 20; Liu et al. 2022, "Flow
+Straight and Fast" (arXiv 2209.03003) with m = 0.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LinearPath(AffinePath):
         self, x0: Float[Tensor, "b *d"], x1: Float[Tensor, "b *d"], t: Float[Tensor, " b"], aux: Tensor | None = None
     ) -> Point:
         # lerp is exact at both ends and one pass over memory.
-        end = x1 + self.floor * x0 if self.floor else x1
+        end = torch.add(x1, x0, alpha=self.floor) if self.floor else x1
         return Point(x0, x1, t, torch.lerp(x0, end, like(t, x1)), end - x0)
 
     def __repr__(self) -> str:

@@ -29,7 +29,7 @@ class Path(ABC):
     def at(
         self, x0: Float[Tensor, "b *d"], x1: Float[Tensor, "b *d"], t: Float[Tensor, " b"], aux: Tensor | None = None
     ) -> Point:
-        """The point at time ``t``; ``aux`` is what some paths also need: a shift (mean-reverting) or an initial velocity."""
+        """The point at time ``t``; ``aux`` is what some paths also need: a shift or an initial velocity."""
 
     def start(self, x0: Float[Tensor, "b *d"], cond: Cond | None = None) -> Float[Tensor, "b *d"]:
         """The state in which sampling starts, from a draw of the source."""

@@ -1,6 +1,7 @@
 """The trigonometric path x_t = sin(pi t / 2) x1 + cos(pi t / 2) x0: variance preserving with a cosine schedule.
 
-Nichol and Dhariwal 2021 (arXiv 2102.09672) for the schedule; Albergo and Vanden-Eijnden 2022 (arXiv 2209.15571) as an interpolant.
+Nichol and Dhariwal 2021 (arXiv 2102.09672) for the schedule; Albergo and Vanden-Eijnden 2022 (arXiv 2209.15571) for the
+interpolant.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The variance-exploding path x_t = x1 + sigma_t x0 with geometric sigma, sigma_max at t = 0 and sigma_min at t = 1.
 
-Song et al. 2020 (arXiv 2011.13456), equation 31, with time turned round; as a flow: Lipman et al. 2022 (arXiv 2210.02747), section 4.1.
+Song et al. 2020 (arXiv 2011.13456), equation 31, with time turned round; as a flow: Lipman et al. 2022 (arXiv
+2210.02747), section 4.1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ __all__ = ["VEPath"]
 class VEPath(AffinePath):
     """alpha = 1, sigma = sigma_max (sigma_min / sigma_max)^t. x0 is a draw of N(0, I); sampling starts at sigma_max x0.
 
-    The start leaves the data out: it is right up to sigma_max much larger than the data. The path ends at x1 + sigma_min x0.
+    The start leaves the data out: it is right up to sigma_max much larger than the data. The path ends at x1 +
+    sigma_min x0.
 
     Args:
         sigma_min, sigma_max: 0 < sigma_min < sigma_max, in units of the data.

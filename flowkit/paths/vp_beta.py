@@ -1,7 +1,8 @@
 """The variance-preserving path of diffusion models with a linear beta schedule.
 
-With u = 1 - t, beta(u) = b0 + (b1 - b0) u and T(u) = b0 u + (b1 - b0) u^2 / 2: alpha = exp(-T / 2), sigma = sqrt(1 - exp(-T)).
-Song et al. 2020, "Score-Based Generative Modeling through SDEs" (arXiv 2011.13456), equation 33, with time turned round.
+With u = 1 - t, beta(u) = b0 + (b1 - b0) u and T(u) = b0 u + (b1 - b0) u^2 / 2: alpha = exp(-T / 2), sigma = sqrt(1 -
+exp(-T)). Song et al. 2020, "Score-Based Generative Modeling through SDEs" (arXiv 2011.13456), equation 33, with time
+turned round.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ __all__ = ["VPBetaPath"]
 class VPBetaPath(AffinePath):
     """alpha^2 + sigma^2 = 1; alpha at t = 0 is exp(-(b0 + b1) / 4) = 0.0066 for the defaults, not 0.
 
-    sigma' = -alpha^2 beta / (2 sigma) is unbounded at t = 1, while the marginal velocity stays smooth (sigma' sigma is). So t = 1
-    means the last time that the dtype tells from it: sigma ends at sqrt(b0 eps), 1.1e-4 in float32 and 4.7e-9 in float64, and
-    every coefficient is finite and agrees with the others.
+    sigma' = -alpha^2 beta / (2 sigma) is unbounded at t = 1, while the marginal velocity stays smooth (sigma' sigma
+    is). So t = 1
+    means the last time that the dtype tells from it: sigma ends at sqrt(b0 eps), 1.1e-4 in float32 and 4.7e-9 in
+    float64, and every coefficient is finite and agrees with the others.
 
     Args:
         beta_min: b0, positive.

@@ -1,8 +1,8 @@
 """Controllers: fixed steps on a grid, or a tolerance that every sample keeps by itself.
 
 The tolerance: tol = atol + rtol max(|x|, |x'|) elementwise, E = root mean square of error / tol over the sample's own unpadded elements,
-accepted when E < 1. The next size is h * clip(safety E^-(p+i)/q E_before^(p/q), shrink, grow) with q the order of the solution (PI control:
-Gustafsson 1991; p = 0 gives the elementary controller). First size: Hairer, Norsett and Wanner, Solving Ordinary Differential
+accepted when E < 1. The next size is h * clip(safety E^-((p+i)/q) E_before^(p/q), shrink, grow) with q the order of the solution and
+E_before the error of the last accepted step (PI control: Gustafsson 1991; p = 0 gives the elementary controller). First size: Hairer, Norsett and Wanner, Solving Ordinary Differential
 Equations I, II.4.
 """
 
@@ -63,10 +63,12 @@ class FixedSteps(Controller):
 
 
 class ToleranceMemory(NamedTuple):
-    """The signed size of the next step and log E of the last accepted one, each float64 (b,), and the order of the solver."""
+    """The signed size of the next step (b,), float64; what the last accepted error adds to the log of a factor (b,), float64; the
+    order of the solver.
+    """
 
     size: Tensor
-    log_error: Tensor
+    bias: Tensor
     order: int
 
 
@@ -78,8 +80,8 @@ class Tolerance(Controller):
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance, in units of the state.
-        integral: the exponent i / q of the present error.
-        proportional: p / q, the weight of the change of the error; 0 gives the elementary controller.
+        integral: i, the weight of the error itself.
+        proportional: p, the weight of its change; 0 gives the elementary controller (then i = 1).
         safety: factor that keeps the next step a little below the best guess.
         shrink: the smallest factor between two sizes.
         grow: the largest one.
@@ -93,7 +95,7 @@ class Tolerance(Controller):
         rtol: float = 1e-3,
         atol: float = 1e-4,
         *,
-        integral: float = 0.7,
+        integral: float = 0.5,
         proportional: float = 0.4,
         safety: float = 0.9,
         shrink: float = 0.2,
@@ -126,7 +128,8 @@ class Tolerance(Controller):
             size, calls = self._first_size(field, t, x, first, span, solver.order, cond)
             evaluations = 1
         size = size.expand(t.shape).contiguous()
-        return Beginning(ToleranceMemory(size, torch.zeros_like(t), solver.order), evaluations, calls)
+        bias = torch.full_like(t, math.log(self.safety))
+        return Beginning(ToleranceMemory(size, bias, solver.order), evaluations, calls)
 
     def _first_size(
         self, field: Field, t: Tensor, x: Tensor, first: Evaluation, span: Tensor, order: int, cond: Cond | None
@@ -139,67 +142,55 @@ class Tolerance(Controller):
             least = 1e-6 * span.abs()
             small = torch.where((d0 < 1e-5) | (d1 < 1e-5), least, 0.01 * d0 / d1).minimum(span.abs())
             probe = small.nan_to_num(nan=0.0) * span.sign()
-        # The sizes carry no gradient, so neither does the probe.
-        with torch.no_grad():
             there = torch.addcmul(x, like(probe, x), first.v).to(x.dtype)
             evaluation = field(there, (t + probe).to(time_dtype(x)), cond)
             d2 = scaled_norm(evaluation.v - first.v, tolerance, padding) / small
             steepest = d1.maximum(d2)
             size = torch.where(steepest <= 1e-15, least.maximum(1e-3 * small), (0.01 / steepest).pow(1 / order))
             size = size.minimum(100 * small).minimum(span.abs())
-            return _coarse(torch.where(size > 0, size, 1e-3 * span.abs())) * span.sign(), evaluation.calls
+            size = _coarse(torch.where(size > 0, size, 1e-3 * span.abs()))
+            return size * span.sign(), evaluation.calls
 
     def propose(
         self, t: Float[Tensor, " b"], x: Float[Tensor, "b *d"], first: Evaluation, *, end: float, memory: ToleranceMemory
     ) -> tuple[Float[Tensor, " b"], ToleranceMemory]:
-        # A step that would leave a sliver takes it along.
-        sliver = (end - t).abs() <= 1.01 * memory.size.abs()
-        return torch.where(sliver, end, t + memory.size), memory
+        return t + memory.size, memory
 
     def judge(
         self, x: Float[Tensor, "b *d"], size: Float[Tensor, " b"], step: Step, *, padding: Tensor | None, memory: ToleranceMemory
     ) -> Judgement:
         assert step.error is not None
         with torch.no_grad():
-            error = scaled_norm(step.error, self._tolerance(x.abs().maximum(step.x.abs())), padding)
-            # NaN is an infinite error.
-            log_error = error.nan_to_num_(nan=torch.inf).clamp_min(1e-12).log_()
-            accepted = error < 1
+            tolerance = self._tolerance(x.abs().maximum(step.x.abs()))
+            # E = 0 and what is not finite become very small and very large numbers.
+            log = scaled_norm(step.error, tolerance, padding).log_().nan_to_num_(nan=60.0, posinf=60.0, neginf=-60.0)
             p, i = self.proportional / memory.order, self.integral / memory.order
-            after_accept = (memory.log_error * p).sub_(log_error, alpha=p + i)
-            after_reject = log_error * (-1 / memory.order)
-            factor = torch.where(accepted, after_accept, after_reject).exp_().mul_(self.safety).clamp_(self.shrink, self.grow)
-            # (size is positive, memory.size has the sign of the direction)
-            new = torch.copysign(size * _coarse(factor), memory.size)
-            return Judgement(
-                accepted,
-                ToleranceMemory(
-                    torch.where(size > 0, new, memory.size), torch.where(accepted, log_error, memory.log_error), memory.order
-                ),
-            )
+            factor = torch.sub(memory.bias, log, alpha=p + i).exp_().clamp_(self.shrink, self.grow)
+            # After a rejection the next step is chosen as if the error before had been 1.
+            bias = log.clamp_max(0.0).mul_(p).add_(math.log(self.safety))
+            return Judgement(log < 0, ToleranceMemory(size * _coarse(factor), bias, memory.order))
 
     def _tolerance(self, magnitude: Tensor) -> Tensor:
+        """atol + rtol magnitude, never 0."""
         dtype = torch.promote_types(magnitude.dtype, torch.float32)
-        tolerance = magnitude.to(dtype).mul(self.rtol).add_(self.atol)
-        return tolerance.clamp_min_(torch.finfo(dtype).tiny) if self.atol == 0 else tolerance
+        least = torch.full((), max(self.atol, torch.finfo(dtype).tiny), dtype=dtype, device=magnitude.device)
+        return torch.add(least, magnitude, alpha=self.rtol)
 
 
 def _coarse(value: Tensor) -> Tensor:
-    """Rounded to 8 bits, in float64: the last bits of a norm or a power, which depend on the batch, do not change a step."""
-    return value.to(torch.bfloat16).to(torch.float64)
+    """Rounded to 8 bits: the last bits of a norm or a power, which depend on the batch, must not change a step."""
+    return value.to(torch.bfloat16)
 
 
-def scaled_norm(
-    value: Float[Tensor, "b *d"], tolerance: Float[Tensor, "b *d"], padding: Tensor | None
-) -> Float[Tensor, " b"]:
-    """Root mean square of value / tolerance over each sample's unpadded elements, float64 (b,)."""
+def scaled_norm(value: Float[Tensor, "b *d"], tolerance: Float[Tensor, "b *d"], padding: Tensor | None) -> Float[Tensor, " b"]:
+    """Root mean square of value / tolerance over each sample's unpadded elements, float64."""
     ratio = value / tolerance
-    if padding is not None:
-        ratio = torch.where(padding, ratio, 0.0)
     if ratio.ndim == 1:
         return ratio.abs().double()
-    squares = ratio.reshape(ratio.shape[0], -1).square()
+    if padding is not None:
+        ratio = torch.where(padding, ratio, 0.0)
+    norm = torch.linalg.vector_norm(ratio.reshape(ratio.shape[0], -1), dim=1).double()
     if padding is None:
-        return torch.mv(squares, squares.new_full((squares.shape[1],), 1 / squares.shape[1])).double().sqrt_()
-    count = padding.expand_as(ratio).reshape(squares.shape).sum(1)
-    return squares.sum(1).double().div_(count.clamp_min(1)).sqrt_()
+        return norm.mul_(ratio[0].numel() ** -0.5 if len(ratio) else 1.0)
+    count = padding.expand_as(ratio).reshape(ratio.shape[0], -1).sum(1)
+    return norm.mul_(count.clamp_min(1).double().rsqrt())

@@ -29,6 +29,10 @@ class Polynomial:
             value = coefficient + power * value
         return value
 
+    def take(self, index: Int[Tensor, " n"]) -> Polynomial:
+        """The rows ``index``."""
+        return Polynomial([c[index] for c in self.coefficients])
+
 
 def hermite(x0: Tensor, v0: Tensor, x1: Tensor, v1: Tensor, size: Float[Tensor, " b"]) -> Polynomial:
     """The cubic through both ends of a step with the right slopes; ``size`` is t1 - t0."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from flowkit.cond import Cond
@@ -46,7 +46,7 @@ class RungeKutta(Solver):
         cls.evaluations = len(cls.nodes) - cls.fsal
 
     def __init__(self) -> None:
-        self._columns: dict[tuple[torch.dtype, torch.device, int], tuple[Tensor, ...]] = {}
+        self._tables: dict[tuple[torch.dtype, torch.device, int], tuple[tuple[Tensor, ...], Tensor]] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -88,18 +88,20 @@ class RungeKutta(Solver):
     def _step_per_sample(
         self, field: Field, t0: Tensor, t1: Tensor, x: Tensor, first: Evaluation, cond: Cond | None
     ) -> Step:
-        columns = self._table(x)
+        columns, nodes = self._table(x)
         h, dtype = t1 - t0, time_dtype(x)
-        wide = like_short(h, x)
-        t1_field = t1.to(dtype)
+        wide = spread(h.to(torch.promote_types(x.dtype, torch.float32)), x)
+        # Stages at the end of the step get its time as it is, not a sum that may lie beyond it.
+        end = t1.to(dtype)
+        times = torch.addcmul(t0, nodes, h).to(dtype).unbind()
+        low = wide.dtype != x.dtype
         slopes = [first.v]
         sums = columns[0] * first.v
         evaluation, new, calls = first, x, 0
         for i in range(1, len(self.nodes)):
-            node = self.nodes[i]
-            at = t1_field if node == 1 else torch.add(t0, h, alpha=node).to(dtype)
-            new = torch.addcmul(x, wide, sums[0]).to(x.dtype)
-            evaluation = field(new, at, cond)
+            new = torch.addcmul(x, wide, sums[0])
+            new = new.to(x.dtype) if low else new
+            evaluation = field(new, end if self.nodes[i] == 1 else times[i - 1], cond)
             slopes.append(evaluation.v)
             calls = calls + evaluation.calls
             sums = torch.addcmul(sums[1:], columns[i], evaluation.v)
@@ -118,11 +120,11 @@ class RungeKutta(Solver):
             calls=calls,
         )
 
-    def _table(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Column j of the tableau below its diagonal: what slope j adds to the later stages, the solution and the error."""
+    def _table(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Column j of the tableau below its diagonal, what slope j adds to the later stages, the solution and the error; the nodes."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         key = (dtype, x.device, x.ndim)
-        if key not in self._columns:
+        if key not in self._tables:
             stages = len(self.nodes)
             table = [list(row) for row in self.rows]
             if not self.fsal:
@@ -133,8 +135,10 @@ class RungeKutta(Solver):
             # A plain tensor even when the first solve runs in inference mode, for later solves may want gradients.
             with torch.inference_mode(False):
                 full = full.to(dtype=dtype, device=x.device).clone()
-                self._columns[key] = tuple(full[j:, j].reshape(-1, *[1] * x.ndim) for j in range(stages))
-        return self._columns[key]
+                columns = tuple(full[j:, j].reshape(-1, *[1] * x.ndim).contiguous() for j in range(stages))
+                nodes = torch.tensor(self.nodes[1:], dtype=torch.float64, device=x.device).unsqueeze(1)
+                self._tables[key] = (columns, nodes)
+        return self._tables[key]
 
 
 def _combine(x: Tensor, size: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
@@ -148,10 +152,20 @@ def _combine(x: Tensor, size: float, weights: Sequence[float], slopes: Sequence[
     return x if out is None else out
 
 
-def like_short(value: Float[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Tensor:
-    """``value`` per sample in the working dtype of ``x``, written out where samples are too short for fast broadcasting."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    wide = value.to(dtype).reshape(-1, *[1] * (x.ndim - 1))
-    if x.ndim > 1 and x.shape[1:].numel() < _SHORT:
-        return wide.expand(x.shape).contiguous()
-    return wide
+def spread(value: Shaped[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Shaped[Tensor, "b *d"]:
+    """``value`` per sample so that it broadcasts over ``x``; written out where samples are too short for that to be fast on a CPU."""
+    elements = x.shape[1:].numel()
+    if x.ndim == 1 or elements == 1 or elements >= _SHORT or x.device.type != "cpu":
+        return value.reshape(-1, *[1] * (x.ndim - 1))
+    total = x.numel()
+    index = _OWNER.get(elements)
+    if index is None or len(index) < total:
+        # Plain tensors even in inference mode, for later solves may want gradients.
+        with torch.inference_mode(False):
+            index = torch.arange(total).div_(elements, rounding_mode="floor")
+        _OWNER[elements] = index
+    return value.index_select(0, index[:total]).view(x.shape)
+
+
+#: Elements per sample -> for each element of a batch, its sample.
+_OWNER: dict[int, Tensor] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flowkit.fields.guidance import Guidance
+from flowkit.solvers.controllers import FixedSteps
 from flowkit.solvers.euler import Euler
 from flowkit.solvers.solver import Controller, Solver
 from flowkit.times.grids import UniformGrid
@@ -32,3 +33,7 @@ class Sampler:
     guidance: Guidance | None = None
     temperature: float = 1.0
     max_evaluations: int = 10_000
+
+    def stepping(self) -> Controller:
+        """The controller to hand to :func:`flowkit.solvers.solve.solve`: the one given, or fixed steps on the grid."""
+        return FixedSteps(self.steps, self.grid) if self.controller is None else self.controller

@@ -1,7 +1,7 @@
 """The only integration loop: dx/dt = v(x, t) from one end of the span to the other.
 
-On fixed steps all samples share their times, the host knows them, and nothing waits for the device. With a tolerance each sample has its
-own time and step, its own verdict and its own end; finished samples leave the batch, so the network is not asked about them again.
+This is the door: arguments are checked here and handed to the loop, which runs in one of two gaits, :mod:`flowkit.solvers.fixed_loop`
+(all samples in step) or :mod:`flowkit.solvers.adaptive_loop` (each sample with its own time and step).
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from flowkit.cond import Cond
 from flowkit.errors import UserError
 from flowkit.fields.field import Evaluation, Field, FunctionField
 from flowkit.random import RandomSource
-from flowkit.solvers.interpolation import hermite
-from flowkit.solvers.ragged import Ragged
-from flowkit.solvers.save import END, Recorder, Save, SavePlan, read_times
+from flowkit.solvers.adaptive_loop import run_adaptive
+from flowkit.solvers.controllers import Tolerance
+from flowkit.solvers.fixed_loop import run_fixed
+from flowkit.solvers.save import END, SavePlan, Save
 from flowkit.solvers.sensitivity import Direct, Hook, Problem, Sensitivity
-from flowkit.solvers.solver import Controller, Solution, Solver, Status, Step, time_dtype
+from flowkit.solvers.solver import Controller, Solution, Solver
 
 _DIRECT = Direct()
 
@@ -85,95 +83,40 @@ def solve(
 
 
 def integrate(problem: Problem) -> Solution:
-    """The loop itself, without the checks of :func:`solve`."""
-    plan = problem.controller.plan(problem.span)
-    if problem.span[0] == problem.span[1]:
-        plan = problem.span[:1]
+    """The loop, without the checks of :func:`solve`: what a :class:`Sensitivity` runs."""
+    start, end = problem.span
+    # An empty span is a grid without steps.
+    plan = problem.controller.plan(problem.span) if start != end else (start,)
     if plan is not None:
-        return _on_grid(problem, plan)
+        return run_fixed(problem, plan)
     if problem.cond is not None and problem.cond.varies:
-        raise UserError("solve: the condition is redrawn at every evaluation, which no error estimate survives: use FixedSteps")
+        raise UserError("solve: the condition is redrawn at every evaluation, so steps cannot be chosen by an error: use FixedSteps")
     if problem.save is Save.STEPS:
         raise UserError("solve: save=STEPS needs FixedSteps, for adaptive steps differ by sample: give times, or save=DENSE")
-    return _adaptive(problem)
+    return run_adaptive(problem)
 
 
-def _on_grid(problem: Problem, plan: Sequence[float]) -> Solution:
-    """All samples in step; no host synchronisation, so that it can be captured or compiled."""
-    field, x, solver, cond, hooks = problem.field, problem.x, problem.solver, problem.cond, problem.hooks
-    redrawn = _Redrawn(field, problem.generator) if cond is not None and cond.varies else None
-    field = redrawn or field
-    b, steps, dtype = x.shape[0], len(plan) - 1, time_dtype(x)
-    times = [t.expand(b) for t in _on_device(plan, dtype, x.device)]
-    saved = read_times(problem.save, problem.span)
-    record = None
-    if saved is not None or problem.save is Save.DENSE:
-        record = Recorder(x, saved, problem.save is Save.DENSE, problem.span)
-    trajectory = [x] if problem.save is Save.STEPS else None
+def _default_controller(solver: Solver) -> Controller:
+    if solver.error_order is None:
+        name = type(solver).__name__
+        raise UserError(f"solve: {name} does not estimate its error: say controller=FixedSteps(steps), or take DormandPrince()")
+    return Tolerance()
 
-    evaluations, calls, done = 0, 0, 0
-    last: Evaluation | None = None
-    memory: Any = None
-    for i in range(steps):
-        if evaluations + solver.evaluations > problem.max_evaluations:
-            break
-        t0, t1, size = times[i], times[i + 1], plan[i + 1] - plan[i]
-        if redrawn is not None:
-            redrawn.index = i
-        first = last
-        if first is None:
-            first = field(x, t0, cond)
-            evaluations += 1
-            calls = calls + first.calls
-        if i == 0:
-            _check_shape(first, x)
-            memory = solver.start(t0, x, first)
-        for hook in hooks:
-            replacement = hook(i, t0, x, first)
-            if replacement is not None:
-                x, first = replacement, field(replacement, t0, cond)
-                evaluations += 1
-                calls = calls + first.calls
-        crossed = record is not None and record.crossed(plan[i], plan[i + 1])
-        step: Step = solver.step(field, t0, t1, x, first, memory, cond, size=size, estimate=crossed)
-        evaluations += step.evaluations
-        calls = calls + step.calls
-        last, memory, done = step.last, step.memory, i + 1
-        if record is not None:
-            polynomial = None
-            if crossed and step.dense is not None:
-                polynomial = step.dense()
-            elif crossed:
-                if last is None:
-                    last = field(step.x, t1, cond)
-                    evaluations += 1
-                    calls = calls + last.calls
-                polynomial = hermite(x, first.v, step.x, last.v, (t1 - t0))
-            everyone = torch.arange(b, device=x.device)
-            exact = [t.double() for t in (t0, t1)] if dtype != torch.float64 else [t0, t1]
-            exact = [torch.full_like(exact[0], plan[i]), torch.full_like(exact[1], plan[i + 1])]
-            record.add(everyone, torch.ones_like(everyone, dtype=torch.bool), exact[0], exact[1], step.x, polynomial)
-        x = step.x
-        if trajectory is not None:
-            trajectory.append(x)
-    x = _last_hooks(hooks, done, times[done], x)
 
-    def count(value: int | Tensor) -> Tensor:
-        if isinstance(value, Tensor):
-            return value.to(torch.int64).expand(b).contiguous()
-        return torch.full((b,), value, dtype=torch.int64, device=x.device)
-
-    status = count(Status.OK if done == steps else Status.MAX_EVALUATIONS)
-    return _solution(
-        problem,
-        record,
-        saved,
-        x=x,
-        evaluations=count(evaluations),
-        network_calls=count(calls),
-        accepted=count(done),
-        rejected=count(0),
-        status=status,
-        stopped_at=torch.full((b,), plan[done], dtype=torch.float64, device=x.device),
-        trajectory=(plan[: done + 1], trajectory) if trajectory is not None else None,
-    )
+def _takes_cond(function: Callable[..., object]) -> bool:
+    """Is it ``(x, t, cond)`` rather than ``(x, t)``? The third parameter must have no default, or be called cond."""
+    code, bound = getattr(function, "__code__", None), 0
+    if code is None and hasattr(function, "__func__"):
+        code, bound = function.__func__.__code__, 1  # pyright: ignore[reportFunctionMemberAccess]
+    if code is not None and code.co_argcount - bound == 2 and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        return False  # the common case, without the cost of a signature
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < 2 or any(p.default is p.empty for p in positional[3:]):
+        raise UserError(f"solve: the field must be a Field or a function (x, t) or (x, t, cond), not {inspect.signature(function)}")
+    return len(positional) > 2 and (positional[2].default is positional[2].empty or positional[2].name == "cond")

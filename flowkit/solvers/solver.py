@@ -140,7 +140,7 @@ class Controller(ABC):
     def judge(
         self, x: Float[Tensor, "b *d"], size: Float[Tensor, " b"], step: Step, *, padding: Tensor | None, memory: Any
     ) -> Judgement:
-        """Accept or reject, per sample, the step from ``x`` of the positive ``size`` (0 for samples that wait for the rest)."""
+        """Accept or reject, per sample, the step from ``x`` of the signed ``size`` t1 - t0 (0 for samples that wait for the rest)."""
 
 
 def time_dtype(x: Tensor) -> torch.dtype:

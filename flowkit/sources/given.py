@@ -34,7 +34,9 @@ class Given(Source):
         return x0 + (self.noise * temperature) * normal_like(x0, generator) if self.noise else x0
 
     def log_prob(self, x0: Float[Tensor, "b *d"], cond: Cond) -> Float[Tensor, " b"]:
-        raise UserError(f"the source Given({self.name!r}) has no density, so a log-likelihood cannot be computed from it")
+        raise UserError(
+            f"the source Given({self.name!r}) has no density, so a log-likelihood cannot be computed from it"
+        )
 
     def __repr__(self) -> str:
         return f"Given(name={self.name!r}, noise={self.noise:g})"

@@ -1,6 +1,7 @@
 """The law of x0: what a flow starts from.
 
-``x0`` is always a draw of the source; where sampling starts is ``path.start(x0, cond)``, which may differ (variance-exploding paths).
+``x0`` is always a draw of the source; where sampling starts is ``path.start(x0, cond)``, which may differ
+(variance-exploding paths).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Source(ABC):
     def draw(
         self, like: Float[Tensor, "b *d"], cond: Cond, generator: RandomSource | None, *, temperature: float = 1.0
     ) -> Float[Tensor, "b *d"]:
-        """One x0 for each row of ``like`` (only its shape, dtype and device are used); ``temperature`` scales the deviation."""
+        """One x0 for each row of ``like`` (its shape, dtype and device); ``temperature`` scales the deviation."""
 
     @abstractmethod
     def log_prob(self, x0: Float[Tensor, "b *d"], cond: Cond) -> Float[Tensor, " b"]:

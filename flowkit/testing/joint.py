@@ -39,7 +39,9 @@ class JointGaussian(Field):
         joint = torch.cat((torch.cat((source, cross), 1), torch.cat((cross.T, data), 1)))
         values, vectors = torch.linalg.eigh(joint)
         if not torch.allclose(joint, joint.T) or float(values.min()) < -1e-9 * float(values.max()):
-            raise UserError("JointGaussian: source, data and cross are not blocks of one symmetric, non-negative covariance")
+            raise UserError(
+                "JointGaussian: source, data and cross are not blocks of one symmetric, non-negative covariance"
+            )
         self._root = vectors * values.clamp_min(0.0).sqrt()
 
     def covariance(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d d"]:

@@ -1,7 +1,7 @@
 """The oracle: a Gaussian mixture seen through an affine path, everything in closed form.
 
-Independent x0 ~ N(0, I) and x1 ~ sum_k w_k N(mu_k, c_k^2 I). With q_k = alpha^2 c_k^2 + sigma^2, e_k = x - alpha mu_k and
-responsibilities r_k = softmax_k(log w_k - |e_k|^2 / (2 q_k) - (d/2) log q_k):
+Independent x0 ~ N(0, I) and x1 ~ sum_k w_k N(mu_k, c_k^2 I). With q_k = alpha^2 c_k^2 + sigma^2, e_k = x - alpha mu_k
+and responsibilities r_k = softmax_k(log w_k - |e_k|^2 / (2 q_k) - (d/2) log q_k):
 
 - data E[x1 | x] = sum_k r_k (mu_k + (alpha c_k^2 / q_k) e_k), noise E[x0 | x] = sum_k r_k (sigma / q_k) e_k;
 - velocity v = sum_k r_k v_k, v_k = alpha' mu_k + g_k e_k, g_k = (alpha alpha' c_k^2 + sigma sigma') / q_k;
@@ -45,7 +45,8 @@ class _Terms(NamedTuple):
 
 
 class GaussianMixture:
-    """Closed-form flow from N(0, I) to a mixture of isotropic Gaussians; works in the dtype of its parameters (default float64).
+    """Closed-form flow from N(0, I) to a mixture of isotropic Gaussians; works in the dtype of its parameters (default
+    float64).
 
     Args:
         weights: (k,), positive; normalised here.
@@ -56,15 +57,22 @@ class GaussianMixture:
     """
 
     def __init__(
-        self, weights: Tensor | Sequence[float], means: Tensor | Sequence[Sequence[float]],
-        scales: Tensor | Sequence[float] | float, path: AffinePath | None = None, *,
-        dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu",
+        self,
+        weights: Tensor | Sequence[float],
+        means: Tensor | Sequence[Sequence[float]],
+        scales: Tensor | Sequence[float] | float,
+        path: AffinePath | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
     ) -> None:
         w = torch.as_tensor(weights, dtype=dtype, device=device)
         self.means = torch.as_tensor(means, dtype=dtype, device=device)
         self.scales = torch.as_tensor(scales, dtype=dtype, device=device).expand(w.shape)
         if w.ndim != 1 or self.means.shape[:1] != w.shape or self.means.ndim < 2:
-            raise UserError(f"GaussianMixture: weights (k,) and means (k, *d), got {tuple(w.shape)} and {tuple(self.means.shape)}")
+            raise UserError(
+                f"GaussianMixture: weights (k,) and means (k, *d), got {tuple(w.shape)} and {tuple(self.means.shape)}"
+            )
         if bool((w <= 0).any()) or bool((self.scales < 0).any()):
             raise UserError("GaussianMixture: weights must be positive and scales not negative")
         self.weights = w / w.sum()
@@ -75,8 +83,14 @@ class GaussianMixture:
 
     @classmethod
     def ring(
-        cls, components: int = 8, radius: float = 3.0, scale: float = 0.3, path: AffinePath | None = None, *,
-        dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu",
+        cls,
+        components: int = 8,
+        radius: float = 3.0,
+        scale: float = 0.3,
+        path: AffinePath | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
     ) -> GaussianMixture:
         """Equal Gaussians on a circle in the plane: the "8 Gaussians" of the literature."""
         angle = 2.0 * math.pi * torch.arange(components, dtype=torch.float64) / components
@@ -140,7 +154,7 @@ class GaussianMixture:
         return (terms.r * (self.dimension * g + (apart * v).sum(2))).sum(1)
 
     def velocity_variance(self, x: State, t: Time) -> Time:
-        """E[|alpha' x1 + sigma' x0 - v(x, t)|^2 | x_t = x], summed over elements: how much the conditional paths cross here."""
+        """E[|alpha' x1 + sigma' x0 - v(x, t)|^2 | x_t = x], summed over elements: how much paths cross."""
         terms = self._terms(x, t)
         _, v = self._component_velocities(terms)
         apart = v - torch.einsum("bk,bkd->bd", terms.r, v)[:, None, :]
@@ -149,7 +163,7 @@ class GaussianMixture:
         return (terms.r * (apart.square().sum(2) + inside)).sum(1)
 
     def log_prob(self, x: State, t: Time | None = None) -> Time:
-        """log p_t(x) in nats; without ``t`` the log-density of the data themselves (sigma = 0, whatever the path's end)."""
+        """log p_t(x) in nats; without ``t`` the log-density of the data themselves (sigma = 0)."""
         if t is not None:
             return self._terms(x, t).log_parts.logsumexp(1)
         q = self.scales.square()

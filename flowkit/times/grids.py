@@ -3,9 +3,11 @@
 Every grid returns ``steps + 1`` strictly increasing float64 times with 0 and 1 exact at the ends. With u = i / steps:
 
 - :class:`UniformGrid`: t = u.
-- :class:`SigmoidGrid`: the normalised logistic t = (S(k(u - m)) - S(-km)) / (S(k(1 - m)) - S(-km)), S the logistic function.
-- :class:`ShiftedGrid`: t = u / (u + a (1 - u)), the resolution shift of Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206).
-- :class:`EDMGrid`: even in rho^(1/exponent) with rho = sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equation 5).
+- :class:`SigmoidGrid`: the normalised logistic t = (S(k(u - m)) - S(-km)) / (S(k(1 - m)) - S(-km)), S logistic.
+- :class:`ShiftedGrid`: t = u / (u + a (1 - u)), the resolution shift of Stable Diffusion 3 (Esser et al. 2024, arXiv
+  2403.03206).
+- :class:`EDMGrid`: even in rho^(1/exponent) with rho = sigma / alpha (Karras et al. 2022, arXiv 2206.00364, equation
+  5).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def _finish(points: Tensor, grid: TimeGrid) -> Tensor:
     """Pin the ends to 0 and 1 and refuse what float64 cannot keep apart."""
     points[0], points[-1] = 0.0, 1.0
     if not bool((points.diff() > 0).all()):
-        raise UserError(f"{grid!r} puts two of its {len(points)} times at the same place: take fewer steps or a milder setting")
+        raise UserError(
+            f"{grid!r} puts two of its {len(points)} times at the same place: take fewer steps or a milder setting"
+        )
     return points
 
 
@@ -49,7 +53,8 @@ class UniformGrid(TimeGrid):
 
 
 class SigmoidGrid(TimeGrid):
-    """Smaller steps at both ends; symmetric (t_i + t_{N-i} = 1) when ``middle`` is 0.5, uniform as ``steepness`` goes to 0.
+    """Smaller steps at both ends; symmetric (t_i + t_{N-i} = 1) when ``middle`` is 0.5, uniform as ``steepness`` goes
+    to 0.
 
     The two-parameter form is FlowKit's reading of Lumina-Next (arXiv 2406.18583), whose released code has another grid.
 
@@ -70,10 +75,13 @@ class SigmoidGrid(TimeGrid):
         u, half, m = _even(steps), 0.5 * self.steepness, self.middle
         if half < 1e-9:
             return u
-        # S(a) - S(b) = sinh((a - b)/2) / (2 cosh(a/2) cosh(b/2)): no cancellation for small k. exp(-x) factors: no overflow for large k.
+        # S(a) - S(b) = sinh((a - b)/2) / (2 cosh(a/2) cosh(b/2)): no cancellation for small k. exp(-x) factors: no
+        # overflow for large k.
         rise = torch.expm1(-2.0 * half * u) / math.expm1(-2.0 * half)  # sinh(half u) / sinh(half) / exp(half (u - 1))
         inside, end = (half * (u - m)).abs(), abs(half * (1.0 - m))
-        bell = (1.0 + math.exp(-2.0 * end)) / (1.0 + torch.exp(-2.0 * inside))  # cosh(end) / cosh(inside) / exp(end - inside)
+        bell = (1.0 + math.exp(-2.0 * end)) / (
+            1.0 + torch.exp(-2.0 * inside)
+        )  # cosh(end) / cosh(inside) / exp(end - inside)
         return _finish(rise * bell * torch.exp(half * (u - 1.0) + end - inside), self)
 
     def __repr__(self) -> str:
@@ -103,8 +111,8 @@ class ShiftedGrid(TimeGrid):
 class EDMGrid(TimeGrid):
     """Even in rho^(1/exponent), rho = sigma / alpha, from ``rho_max`` to ``rho_min`` on a path; then one step to t = 1.
 
-    The first time is t = 0 whatever ``rho_max`` says, as sampling starts there. On a path that ends at rho >= ``rho_min``
-    (variance exploding) there is no additional last step.
+    The first time is t = 0 whatever ``rho_max`` says, as sampling starts there. On a path that ends at rho >=
+    ``rho_min`` (variance exploding) there is no additional last step.
 
     Args:
         path: whose rho is meant; the path that is sampled.

@@ -32,7 +32,7 @@ class TimeLaw(ABC):
         """The density of the law at ``t``; 0 outside its range."""
         raise NotImplementedError(f"{type(self).__name__} states no density")
 
-    def record(self, t: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:  # noqa: ARG002
+    def record(self, t: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
         """Told the unweighted loss of each sample after a training step; laws that adapt learn from it."""
 
 

@@ -1,7 +1,7 @@
 """Laws of training times, with their densities.
 
-The objective sees only the product of density and weight: two laws with the same product have the same optimum and different
-variance. All weights here are 1 except those of :class:`ImportanceTimes`, which divide by the density.
+The objective sees only the product of density and weight: two laws with the same product have the same optimum and
+different variance. All weights here are 1 except those of :class:`ImportanceTimes`, which divide by the density.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ class UShapedTimes(TimeLaw):
 class ImportanceTimes(nn.Module, TimeLaw):
     """Times where the loss is large, with weights 1 / p(t): the mean stays that of uniform times, the variance falls.
 
-    The density is constant in each of ``bins`` equal intervals. With ``adapt`` it follows the recorded losses: the variance of the
-    estimate is least for p proportional to the root of the mean squared loss, of which a moving average is kept in buffers (saved and
-    resumed with the objective that holds this law). A module, so that checkpoints see it.
+    The density is constant in each of ``bins`` equal intervals. With ``adapt`` it follows the recorded losses: the
+    variance of the estimate is least for p proportional to the root of the mean squared loss, of which a moving average
+    is kept in buffers (saved and resumed with the objective that holds this law). A module, so that checkpoints see it.
 
     Args:
         density: heights of the bins (any positive scale); empty: uniform to begin with.
@@ -149,7 +149,12 @@ class ImportanceTimes(nn.Module, TimeLaw):
     seen: Tensor
 
     def __init__(
-        self, density: list[float] | None = None, *, bins: int = 32, adapt: bool = False, momentum: float = 0.98,
+        self,
+        density: list[float] | None = None,
+        *,
+        bins: int = 32,
+        adapt: bool = False,
+        momentum: float = 0.98,
         uniform_share: float = 0.1,
     ) -> None:
         super().__init__()
@@ -157,7 +162,9 @@ class ImportanceTimes(nn.Module, TimeLaw):
         if not given or not all(math.isfinite(h) and h > 0.0 for h in given):
             raise UserError(f"ImportanceTimes: every bin needs a positive height, got {given}")
         if not 0.0 <= uniform_share <= 1.0 or (adapt and uniform_share == 0.0):
-            raise UserError(f"ImportanceTimes: uniform_share must lie in [0, 1], above 0 when adapting, got {uniform_share}")
+            raise UserError(
+                f"ImportanceTimes: uniform_share must lie in [0, 1], above 0 when adapting, got {uniform_share}"
+            )
         if not 0.0 <= momentum < 1.0:
             raise UserError(f"ImportanceTimes: momentum must lie in [0, 1), got {momentum}")
         self.adapt = adapt

@@ -91,7 +91,7 @@ class Checkpoints:
         return best is None or (score < best[1] if self.mode == "min" else score > best[1])
 
     def save(self, step: int, fill: Callable[[Path], None], *, score: float | None = None, **notes: Any) -> Path:
-        """Write one checkpoint: ``fill`` writes into the empty folder that it is given.
+        """Write one checkpoint: ``fill`` writes into the empty folder that it is given, through :mod:`flowkit.train.atomic`.
 
         Raises:
             UserError: the disk is full; the temporary folder is removed and the earlier checkpoints are as they were.
@@ -102,16 +102,14 @@ class Checkpoints:
             temporary.mkdir(parents=True, exist_ok=True)
             fill(temporary)
             seal(temporary, step=step, score=score, **notes)
-            for path in [*temporary.rglob("*"), temporary]:
+            # The files are on the disk (atomic.write saw to it); now their names.
+            for path in [*(path for path in temporary.rglob("*") if path.is_dir()), temporary]:
                 atomic.sync(path)
             if final.exists():
                 self._set_aside(final)
             os.replace(temporary, final)
             atomic.sync(self.folder)
-            atomic.link(self.folder / "last", final.name)
-            best = self.best()
-            if best is not None:
-                atomic.link(self.folder / "best", self.path(best[0]).name)
+            self._link()
         except Exception as error:
             if not atomic.is_disk_full(error):
                 raise
@@ -125,6 +123,14 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
         self._prune()
         return final
+
+    def _link(self) -> None:
+        steps, best = self.steps(), self.best()
+        for name, step in (("last", steps[-1] if steps else None), ("best", best[0] if best is not None else None)):
+            if step is not None:
+                atomic.link(self.folder / name, self.path(step).name)
+            else:
+                (self.folder / name).unlink(missing_ok=True)
 
     def _prune(self) -> None:
         steps = self.steps()
@@ -151,6 +157,8 @@ class Checkpoints:
         later = [s for s in self.steps() if s > step]
         for other in later:
             self._set_aside(self.path(other))
+        if later:
+            self._link()
         return later
 
     def find(self, which: str | int) -> tuple[int, Path] | None:

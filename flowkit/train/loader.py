@@ -142,6 +142,11 @@ class Loader:
     def _next(self, epoch: int, index: int) -> tuple[int, int]:
         return (epoch, index + 1) if index + 1 < self.order.batches else (epoch + 1, 0)
 
+    def locate(self, ago: int) -> tuple[int, int]:
+        """(epoch, index) of the batch handed over ``ago`` batches ago; 1 is the latest."""
+        position = self.epoch * self.order.batches + self.index - ago
+        return divmod(position, self.order.batches)
+
     def _jobs(self) -> Iterator[Callable[[], Share]]:
         epoch, index = self.epoch, self.index
         while True:

@@ -85,9 +85,6 @@ class Trainer:
             raise UserError(f"trainer.ema is {self.ema}: a decay lies below 1 (0.999, or 0 for no average)")
         if self.floor > 1:
             raise UserError(f"trainer.floor is {self.floor}: it is a share of the learning rate, from 0 to 1")
-        for name, value in (("best", self.best), ("mode", self.mode)):
-            if not value:
-                raise UserError(f"trainer.{name} is empty")
 
     def fit(
         self, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path | str, recipe_text: str,

@@ -11,7 +11,7 @@ from torch import nn
 from flowkit.errors import UserError
 from flowkit.random import Rows, mix_seed
 from flowkit.tasks import Phase
-from flowkit.train.engine import LossModule, to_device
+from flowkit.train.engine import to_device
 from flowkit.train.loader import Share
 from flowkit.train.optimisers import Optimiser
 from flowkit.train.schedules import ScheduleName, factor
@@ -135,12 +135,6 @@ class Turns:
         self._learning = turn
 
 
-def learning_parameters(module: LossModule) -> dict[str, nn.Parameter]:
+def learning_parameters(task: nn.Module) -> dict[str, nn.Parameter]:
     """Name in the task -> parameter, of those that are not frozen."""
-    return {name: p for name, p in module.task.named_parameters() if p.requires_grad}
-
-
-def parameter_names(named: Mapping[str, nn.Parameter]) -> dict[int, str]:
-    """Identity of a parameter -> its name."""
-    return {id(parameter): name for name, parameter in named.items()}
-
+    return {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}

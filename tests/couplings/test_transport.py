@@ -117,7 +117,7 @@ def test_the_cost_reads_unpadded_elements_only() -> None:
 
 
 def test_with_replacement_whole_triples_move() -> None:
-    n = 2000
+    n = 400
     x0, x1 = points(n, 1)
     cond = Cond({"row": torch.arange(n)}, padding=torch.ones(n, 1, dtype=torch.bool))
     keep = torch.arange(n)[:, None] % 2 == 0
@@ -129,7 +129,7 @@ def test_with_replacement_whole_triples_move() -> None:
     once = MinibatchOT().draw(Batch(x1=x1, x0=x0), None).batch
     assert torch.equal(drawn.x0, once.x0[drawn.cond["row"]])
     kept = len(torch.unique(drawn.cond["row"])) / n
-    assert kept == pytest.approx(1 - 1 / 2.718281828, abs=0.03)  # the 37 % that sampling with replacement leaves out
+    assert kept == pytest.approx(1 - 1 / 2.718281828, abs=0.06)  # the 37 % that sampling with replacement leaves out
 
 
 def test_the_marginals_of_x0_and_x1_are_kept() -> None:
@@ -137,7 +137,7 @@ def test_the_marginals_of_x0_and_x1_are_kept() -> None:
     g = torch.Generator().manual_seed(0)
     for coupling in (MinibatchOT(within="label"), Sinkhorn(within="label", epsilon=0.1), Sinkhorn(within="label", draws="pairs")):
         kept: list[torch.Tensor] = []
-        for _ in range(30):
+        for _ in range(20):
             x0, label = torch.randn(64, 2, generator=g), torch.randint(2, (64,), generator=g)
             x1 = torch.randn(64, 2, generator=g) + 4 * label[:, None]
             batch = coupling.draw(Batch(x1=x1, x0=x0, cond=Cond({"label": label})), g).batch
@@ -158,24 +158,24 @@ def test_sinkhorn_plan_has_uniform_marginals(epsilon: float) -> None:
 
 
 def test_sinkhorn_goes_from_the_exact_plan_to_independence() -> None:
-    x0, x1 = points(12, 2)
+    x0, x1 = points(8, 2)
     cost = squared_cost(x0, x1)
     exact = MinibatchOT().draw(Batch(x1=x1, x0=x0), None).batch.x0
     for draws in ("columns", "permutation"):
-        sharp = Sinkhorn(epsilon=5e-4, draws=draws, iterations=20_000)
+        sharp = Sinkhorn(epsilon=2e-3, draws=draws, iterations=2000)
         assert torch.equal(sharp.draw(Batch(x1=x1, x0=x0), torch.Generator().manual_seed(0)).batch.x0, exact)
     flat = sinkhorn_log_plan(cost, 1e6).exp()
-    torch.testing.assert_close(flat, torch.full_like(flat, 1 / 144), rtol=1e-4, atol=0)
+    torch.testing.assert_close(flat, torch.full_like(flat, 1 / 64), rtol=1e-4, atol=0)
 
 
 def test_sinkhorn_draws_follow_the_plan() -> None:
     x0, x1 = points(5, 1)
     plan = sinkhorn_log_plan(squared_cost(x0, x1), 0.3).exp()
     g = torch.Generator().manual_seed(0)
-    for draws, tolerance in (("columns", 0.01), ("pairs", 0.01)):
+    for draws, tolerance in (("columns", 0.03), ("pairs", 0.03)):
         counts, coupling = torch.zeros(5, 5), Sinkhorn(epsilon=0.3, draws=draws, ignore_condition=True)
         row = torch.arange(5)
-        for _ in range(2000):
+        for _ in range(250):
             batch = coupling.draw(Batch(x1=x1, x0=x0, cond=Cond({"row": row})), g).batch
             i = (batch.x0 == x0.T).float().argmax(1)
             counts.index_put_((i, batch.cond["row"]), torch.ones(5), accumulate=True)

@@ -22,14 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowkit.data import Split
-from flowkit.errors import UserError
-
 from domains.speech import audio
 from domains.speech.data.prepared import FORMAT, SPLITS, PreparedReader
 from domains.speech.features import MelConfig, MelSpectrogram
 from domains.speech.phonemes import SYMBOLS, PhonemeKind, SymbolTable, make_phonemizer
 from domains.speech.text import split_of
+from flowkit.data import Split
+from flowkit.errors import UserError
 
 
 def cache_root() -> Path:
@@ -106,9 +105,15 @@ class SpeechData(PreparedReader):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What, besides the arguments of the base, decides the prepared arrays: JSON values. Needs no source at hand."""
+        """What, besides the base's arguments, decides the prepared arrays: JSON values. Needs no source at hand."""
 
-    def columns(self, recording: Recording, phonemes: str, table: SymbolTable, frames: int) -> Mapping[str, Any]:
+    def columns(
+        self,
+        recording: Recording,  # noqa: ARG002
+        phonemes: str,  # noqa: ARG002
+        table: SymbolTable,  # noqa: ARG002
+        frames: int,  # noqa: ARG002
+    ) -> Mapping[str, Any]:
         """Further columns of the manifest for one recording that was loaded before; anything that JSON holds."""
         return {}
 
@@ -295,4 +300,3 @@ def _moments(mels: Sequence[np.ndarray]) -> tuple[float, float]:
     mean = sum(float(mel.sum(dtype=np.float64)) for mel in mels) / count
     square = sum(float(np.square(mel.astype(np.float64) - mean).sum()) for mel in mels) / count
     return round(mean, 6), round(square**0.5, 6)
-

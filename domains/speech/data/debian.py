@@ -45,13 +45,17 @@ def fetch(packages: Sequence[str], folder: Path, *, instead: str) -> list[Path]:
     if missing:
         for tool in ("apt-get", "dpkg"):
             if shutil.which(tool) is None:
-                raise UserError(f"the recordings come from Debian packages and {tool} is not on this machine: {instead}")
+                raise UserError(
+                    f"the recordings come from Debian packages and {tool} is not on this machine: {instead}"
+                )
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as temporary:
             try:
                 _download(missing, Path(temporary))
             except UserError as error:
-                raise UserError(f"cannot fetch {', '.join(missing)} from a Debian archive ({error}): {instead}") from error
+                raise UserError(
+                    f"cannot fetch {', '.join(missing)} from a Debian archive ({error}): {instead}"
+                ) from error
             for file in Path(temporary).glob("*.deb"):
                 os.replace(file, folder / file.name)
     return [_found(name, folder)[-1] for name in packages]

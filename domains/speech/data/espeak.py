@@ -116,8 +116,8 @@ class Synthesiser:
         known = not variant or (self._data / "voices" / "!v" / variant).is_file()
         if not known or self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(
-                f"espeak has no voice {voice!r}: give a language such as en-us, perhaps with a variant f1 to f5 or m1 to m8 "
-                f"after a plus sign ({base}+f3)"
+                f"espeak has no voice {voice!r}: give a language such as en-us, perhaps with a "
+                f"variant f1 to f5 or m1 to m8 after a plus sign ({base}+f3)"
             )
 
     def speak(self, text: str, voice: str = "en-us", *, rate: int = 175, pitch: int = 50) -> Spoken:

@@ -1,7 +1,8 @@
 """Prepared speech: packed mels and tokens in a cache folder, read with numpy and torch alone.
 
-A prepared folder holds ``mel.npy`` (frames of all utterances one after another, float16, un-normalised log-mel), ``tokens.npy`` (int32, without
-blanks) and ``manifest.json`` (one row per utterance, the settings, the statistics). Both arrays are memory-mapped.
+A prepared folder holds ``mel.npy`` (frames of all utterances one after another, float16, un-normalised log-mel),
+``tokens.npy`` (int32, without blanks) and ``manifest.json`` (columns with a value per utterance, the settings, the
+statistics). Both arrays are memory-mapped.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from domains.speech.features import MelConfig
 from flowkit.data import DataSource, RawBatch, Samples, Split
 from flowkit.errors import UserError, nearest
-
-from domains.speech.features import MelConfig
 
 #: Raised when the layout of a prepared folder changes.
 FORMAT = 1
@@ -45,8 +45,8 @@ class Packed:
             self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if self.manifest["format"] != FORMAT:
                 raise UserError(
-                    f"prepared data in {str(folder)!r} has format {self.manifest['format']}, this version reads {FORMAT}: "
-                    "delete the folder and prepare it again"
+                    f"prepared data in {str(folder)!r} has format {self.manifest['format']}, this version reads "
+                    f"{FORMAT}: delete the folder and prepare it again"
                 )
             self.mel = np.load(folder / "mel.npy", mmap_mode="r")
             self.tokens = np.load(folder / "tokens.npy", mmap_mode="r")
@@ -106,9 +106,10 @@ class Utterances(Samples):
         """Gather and pad.
 
         Returns:
-            ``tokens`` (b, N) int64 padded with 0, ``token_lengths`` (b,), ``mel`` (b, bins, T) float32, un-normalised log-mel
-            padded with silence, ``mel_lengths`` (b,), ``speaker`` (b,) and ``language`` (b,) as numbers, ``text`` and ``key`` lists.
-            Where the set knows them, ``durations`` (b, N): true frames per token, 0 for blanks and padding, -1 for an unknown row.
+            ``tokens`` (b, N) int64 padded with 0, ``token_lengths`` (b,), ``mel`` (b, bins, T) float32, un-normalised
+            log-mel padded with silence, ``mel_lengths`` (b,), ``speaker`` (b,) and ``language`` (b,) as numbers,
+            ``text`` and ``key`` lists. Where the set knows them, ``durations`` (b, N): true frames per token, 0 for
+            blanks and padding, -1 for an unknown row.
         """
         packed, rows = self.packed, self.rows[np.asarray(indices, dtype=np.int64)]
         frames, counts = packed.frames[rows], packed.counts[rows]
@@ -179,9 +180,10 @@ class PreparedReader(DataSource):
     def statistics(self) -> Mapping[str, Any]:
         """Plain numbers and names.
 
-        ``mel_mean`` and ``mel_std`` (one number each, over the train split), ``mel`` (the settings), ``symbols`` (in order of their numbers),
-        ``blank``, ``phonemes``, ``speakers``, ``languages``, counts and seconds per split, ``frames_per_token`` (median),
-        ``too_short`` (fewer frames than tokens, left out of the splits), ``dropped``, ``licence`` and ``attribution``.
+        ``mel_mean`` and ``mel_std`` (one number each, over the train split), ``mel`` (the settings), ``symbols`` (in
+        order of their numbers), ``blank``, ``phonemes``, ``speakers``, ``languages``, counts and seconds per split,
+        ``frames_per_token`` (median), ``too_short`` (fewer frames than tokens, left out of the splits), ``dropped``,
+        ``licence`` and ``attribution``.
         """
         manifest = self.packed.manifest
         splits = {name: self.split(name) for name in SPLITS}

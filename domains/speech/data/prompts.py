@@ -1,6 +1,6 @@
-"""Real recordings with transcripts, free and small: the telephone prompts that Debian packages (five languages, four voices).
+"""Real recordings with transcripts, free and small: telephone prompts from Debian (five languages, four voices).
 
-The packages ``asterisk-core-sounds-XX-g722`` (16 kHz) and ``asterisk-core-sounds-XX`` (transcripts) are fetched by name.
+The packages ``asterisk-core-sounds-XX-g722`` (16 kHz) and ``asterisk-core-sounds-XX`` (texts) are fetched by name.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
-from flowkit.errors import UserError, nearest
-
 from domains.speech import audio
 from domains.speech.data.corpus import Recording, SpeechData, cache_root
 from domains.speech.data.debian import fetch, unpack
 from domains.speech.features import MelConfig
 from domains.speech.phonemes import PhonemeKind
 from domains.speech.text import strip_fragment
+from flowkit.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,9 @@ _NOTE = "spy-iax2"
 class Prompts(SpeechData):
     """Prompts of a telephone exchange, read by professional speakers (en, es, fr, it, ru; 16 kHz).
 
-    Dropped: tones, silence and animals (texts in brackets), files without a text, the few wrong ones, and what is shorter or longer than asked.
-    Transcripts repeat, so the split goes by the words (see :func:`domains.speech.text.split_of`).
+    Dropped: tones, silence and animals (texts in brackets), files without a text, the few wrong ones, and what is
+    shorter or longer than asked. Transcripts repeat, so the split goes by the words
+    (see :func:`domains.speech.text.split_of`).
 
     Args:
         language: one of en, es, fr, it, ru, or a list of them.
@@ -65,7 +65,7 @@ class Prompts(SpeechData):
         blank: put token 0 between and around all tokens.
         pad_tokens: tokens of a batch are padded to a multiple of this.
         pad_frames: frames of a batch are padded to a multiple of this.
-        cache: where fetched packages and prepared folders go; empty means ``$FLOWKIT_CACHE`` or the user's cache folder.
+        cache: where packages and prepared folders go; empty means ``$FLOWKIT_CACHE`` or the user's cache folder.
     """
 
     def __init__(
@@ -136,11 +136,12 @@ class Prompts(SpeechData):
         root = self._sources(language)
         transcript = root / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
         sounds = root / "usr/share/asterisk/sounds"
-        files = {str(f.relative_to(f.parents[len(f.relative_to(sounds).parts) - 2]).with_suffix("")): f
-                 for f in sorted(sounds.rglob("*.g722"))}  # fmt: skip
+        # The first folder below ``sounds`` names the voice; the rest is the key.
+        files = {"/".join(f.relative_to(sounds).with_suffix("").parts[1:]): f for f in sounds.rglob("*.g722")}
         if not transcript.is_file() or not files:
             raise UserError(
-                f"the packages asterisk-core-sounds-{language} hold no transcripts or recordings where they are expected: {_INSTEAD}"
+                f"the packages asterisk-core-sounds-{language} hold no texts or recordings where they are expected: "
+                f"{_INSTEAD}"
             )
         prefix = f"{language}/" if len(self.languages) > 1 else ""
         result = []
@@ -150,7 +151,11 @@ class Prompts(SpeechData):
                 continue
             result.append(
                 Recording(
-                    prefix + key, strip_fragment(text), _loader(file, self.sample_rate), VOICES[language].speaker, language
+                    prefix + key,
+                    strip_fragment(text),
+                    _loader(file, self.sample_rate),
+                    VOICES[language].speaker,
+                    language,
                 )
             )
         return result

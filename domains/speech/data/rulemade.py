@@ -1,17 +1,17 @@
 """Speech made by rule: any number of sentences with exact phoneme times, on any system, without a download.
 
-For trying things out, for tests of durations and for pre-training; it is no real speech and never belongs into a reported figure.
+For trying things out, for tests of durations and for pre-training; it is no real speech and never belongs into a
+reported figure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
-
-from flowkit.errors import UserError
 
 from domains.speech import audio
 from domains.speech.data.corpus import Recording, SpeechData
@@ -19,6 +19,7 @@ from domains.speech.data.espeak import Spoken, synthesiser
 from domains.speech.data.sentences import sentences
 from domains.speech.features import MelConfig
 from domains.speech.phonemes import LANGUAGES, PhonemeKind, SymbolTable
+from flowkit.errors import UserError
 
 _SHORT = {voice: name for name, voice in LANGUAGES.items()}
 
@@ -26,8 +27,8 @@ _SHORT = {voice: name for name, voice in LANGUAGES.items()}
 class RuleMade(SpeechData):
     """Sentences spoken by espeak-ng's own synthesiser (22,050 Hz), the voices in turn.
 
-    Batches carry ``durations`` (b, N) besides the rest: true frames per token, 0 for blanks; -1 in all places where the phonemes of the
-    synthesiser and of the phonemiser differ.
+    Batches carry ``durations`` (b, N) besides the rest: true frames per token, 0 for blanks; -1 throughout where the
+    phonemes of the synthesiser and of the phonemiser differ.
 
     Args:
         sentences: how many sentences of the built-in English vocabulary, or texts of one's own.
@@ -89,7 +90,9 @@ class RuleMade(SpeechData):
         if self.sentences < 1:
             raise UserError(f"RuleMade needs at least one sentence, got sentences={self.sentences}")
         if any(not voice.startswith("en") for voice in self.voices):
-            raise UserError(f"the built-in sentences are English and the voices are {self.voices}: give sentences as a list of texts")
+            raise UserError(
+                f"the built-in sentences are English and the voices are {self.voices}: give sentences as a list"
+            )
         return sentences(self.sentences, self.seed)
 
     def recordings(self) -> Sequence[Recording]:
@@ -122,7 +125,7 @@ class RuleMade(SpeechData):
             return {"times": times, "durations": None}
         rate = self.config.frame_rate
         edges = [0, *(min(frames, round(start * rate)) for start in starts[1:]), frames]
-        return {"times": times, "durations": [b - a for a, b in zip(edges, edges[1:], strict=False)]}
+        return {"times": times, "durations": [b - a for a, b in pairwise(edges)]}
 
 
 def token_starts(symbols: str, spoken: Spoken) -> list[float] | None:

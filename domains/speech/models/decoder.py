@@ -215,9 +215,7 @@ class MatchaDecoder(Network):
             raise ValueError(f"channels {list(channels)} must be a list of multiples of groups = {groups}")
         self.features, self.condition = features, condition
         width = (spec.inputs + 1) * features + condition
-        self.body = _UNet(
-            spec, width, features, channels, heads, head_width, middle, transformers, dropout, groups
-        )
+        self.body = _UNet(spec, width, features, channels, heads, head_width, middle, transformers, dropout, groups)
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
         """``inputs``: (b, features, t) each; ``times``: (b,) each; reads ``cond["mu"]``, ``cond["speaker"]`` and ``cond.padding`` (b, 1, t)."""

@@ -75,7 +75,9 @@ class MaskedGroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Float[Tensor, "b t c"], mask: FrameMask, frames: Float[Tensor, "b 1"] | int) -> Float[Tensor, "b t c"]:
+    def forward(
+        self, x: Float[Tensor, "b t c"], mask: FrameMask, frames: Float[Tensor, "b 1"] | int
+    ) -> Float[Tensor, "b t c"]:
         """``frames``: how many frames of each sample are real."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
@@ -119,7 +121,10 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * head_width, channels)
 
     def forward(
-        self, x: Float[Tensor, "b t c"], real: Bool[Tensor, "b 1 1 t"] | None, angles: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Float[Tensor, "b t c"],
+        real: Bool[Tensor, "b 1 1 t"] | None,
+        angles: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "b t c"]:
         query, key, value = self.to_qkv(x).unflatten(2, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
         if angles is not None:
@@ -139,7 +144,9 @@ def rotary_angles(
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Float[Tensor, "b h t c"], cos: Float[Tensor, "t d"], sin: Float[Tensor, "t d"]) -> Float[Tensor, "b h t c"]:
+def rotate(
+    x: Float[Tensor, "b h t c"], cos: Float[Tensor, "t d"], sin: Float[Tensor, "t d"]
+) -> Float[Tensor, "b h t c"]:
     """Turn the first 2d channels of ``x`` by the angles, pairing channel k with k + d; the others pass."""
     half = cos.shape[1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
@@ -149,6 +156,8 @@ def rotate(x: Float[Tensor, "b h t c"], cos: Float[Tensor, "t d"], sin: Float[Te
 def sinusoidal(t: Float[Tensor, " b"], width: int, *, scale: float = 1000.0) -> Float[Tensor, "b w"]:
     """Sines, then cosines, of scale * t * 10000^(-k / (width/2 - 1)); ``width`` is even."""
     half = width // 2
-    speed = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000.0) / max(half - 1, 1)))
+    speed = torch.exp(
+        torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10_000.0) / max(half - 1, 1))
+    )
     angle = scale * t.float().unsqueeze(1) * speed
     return torch.cat([angle.sin(), angle.cos()], dim=1)

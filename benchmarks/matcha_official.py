@@ -1,0 +1,282 @@
+"""Matcha-TTS against the official implementation: one training step, and the decoder's real-time factor. Both rivals run in one process.
+
+    python -m benchmarks.matcha_official train --recipe speech/matcha-ljspeech --data PREPARED --official CHECKOUT
+    python -m benchmarks.matcha_official decoder --official CHECKOUT --threads 1
+
+CHECKOUT is the folder of a clone of the official repository (it needs the packages diffusers, conformer and einops; its own alignment search is
+used where it was built in place). Without ``--official`` only ours is timed. Rounds alternate between the rivals, and the ratio is the
+median of the ratios of neighbouring rounds, so a busy machine disturbs both.
+
+The training step of ours is the trainer's own: forward, backward, clipping, the optimiser, the moving average and the bookkeeping of losses. The
+official one is forward, backward, clipping and Adam under the same autocast, without its Lightning trainer around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.errors import UserError
+
+FRAMES = 432
+SECONDS = FRAMES * 256 / 22050
+STEPS = (2, 4, 10)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark, print its table and write its JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.matcha_official", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    train = verbs.add_parser("train", help="seconds of one training step at the published size")
+    train.add_argument("--recipe", default="speech/matcha-ljspeech", help="a recipe of the published size (default %(default)s)")
+    train.add_argument("--data", type=Path, help="a prepared data folder, instead of the recipe's data")
+    train.add_argument("--batches", type=int, default=13, help="batches of a round (default %(default)s)")
+    train.add_argument("--batch", type=int, default=32, help="utterances of a batch (default %(default)s)")
+    train.add_argument("--precision", choices=("no", "bf16"), default="bf16")
+    train.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="override a value of the recipe")
+    decoder = verbs.add_parser("decoder", help="real-time factor of the decoder at 2, 4 and 10 Euler steps")
+    for verb in (train, decoder):
+        verb.add_argument("--official", type=Path, metavar="CHECKOUT", help="a clone of the official repository")
+        verb.add_argument("--device", default="cuda" if verb is train and torch.cuda.is_available() else "cpu")
+        verb.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
+        verb.add_argument("--rounds", type=int, default=10, help="timed rounds of each rival (default %(default)s)")
+        verb.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    try:
+        result = training(args) if args.verb == "train" else decoding(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result["machine"] = machine(args.device)
+    print(json.dumps(result["machine"]))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+# The decoder
+
+
+def decoding(args: argparse.Namespace) -> dict[str, Any]:
+    """Real-time factors of the Euler decoder on one utterance of 5.016 s, random weights of the published size."""
+    device = torch.device(args.device)
+    rivals: dict[str, Callable[[int], Any]] = {"ours": our_decoder(device)}
+    if args.official is not None:
+        rivals["official"] = official_decoder(args.official, device)
+    flops = {name: gigaflops(rival) for name, rival in rivals.items()}
+    rows, result = [], {}
+    for steps in STEPS:
+        walls: dict[str, list[float]] = {name: [] for name in rivals}
+        busy: dict[str, list[float]] = {name: [] for name in rivals}
+        for round_ in range(args.rounds + 1):
+            for name, rival in rivals.items():
+                wall, thread = timed(lambda rival=rival: rival(steps), device)
+                if round_:  # the first round warms up
+                    walls[name].append(wall)
+                    busy[name].append(thread)
+        entry: dict[str, Any] = {name: {"rtf": statistics.median(walls[name]) / SECONDS, "rtf_cpu_time": statistics.median(busy[name]) / SECONDS} for name in rivals}
+        if "official" in rivals:
+            entry["ratio"] = ratio(walls["ours"], walls["official"])
+            entry["ratio_cpu_time"] = ratio(busy["ours"], busy["official"])
+        result[str(steps)] = entry
+        cells = [f"{entry[name]['rtf']:.3f} ({entry[name]['rtf_cpu_time']:.3f})" for name in rivals]
+        rows.append([str(steps), *cells, f"{entry['ratio']:.2f} ({entry['ratio_cpu_time']:.2f})" if "ratio" in entry else ""])
+    print(markdown(["steps", *(f"{name}: RTF (by CPU time)" for name in rivals), "ours / official"], rows))
+    print("GFLOP of one evaluation: " + ", ".join(f"{name} {value:.2f}" for name, value in flops.items()))
+    return {"verb": "decoder", "frames": FRAMES, "seconds": SECONDS, "threads": args.threads, "rounds": args.rounds, "gigaflops": flops, "steps": result}
+
+
+def our_decoder(device: torch.device) -> Callable[[int], Any]:
+    """A function of the number of steps that runs our decoder once."""
+    from domains.speech.models.decoder import MatchaDecoder
+    from flowkit.cond import Cond
+    from flowkit.objectives.flow_matching import FlowMatching
+    from flowkit.objectives.objective import Networks
+    from flowkit.paths.linear import LinearPath
+    from flowkit.solvers.sampler import Sampler
+
+    torch.manual_seed(0)
+    objective = FlowMatching(path=LinearPath(floor=1e-4))
+    networks = Networks.build(objective.needs(), MatchaDecoder).to(device).eval()
+    mu = torch.randn(1, 80, FRAMES, device=device)
+    cond = Cond({"mu": mu}, padding=torch.ones(1, 1, FRAMES, dtype=torch.bool, device=device))
+    generator = torch.Generator(device).manual_seed(0)
+
+    @torch.inference_mode()
+    def run(steps: int) -> Tensor:
+        return objective.generate(networks, mu, cond, sampler=Sampler(steps=steps, temperature=0.667), generator=generator).x
+
+    return run
+
+
+def official_decoder(checkout: Path, device: torch.device) -> Callable[[int], Any]:
+    """The same for the official decoder."""
+    from benchmarks.speech.official import official_model
+
+    torch.manual_seed(0)
+    decoder = official_model(checkout).decoder.to(device).eval()
+    mu, mask = torch.randn(1, 80, FRAMES, device=device), torch.ones(1, 1, FRAMES, device=device)
+    return lambda steps: decoder(mu, mask, steps, temperature=0.667)
+
+
+def gigaflops(rival: Callable[[int], Any]) -> float:
+    """Floating-point work of one network evaluation (one Euler step)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        rival(1)
+    return counter.get_total_flops() / 1e9
+
+
+# The training step
+
+
+def training(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a training step; ours through the trainer, the official one on the same batches and on batches of its own making."""
+    run = our_run(args)
+    device = run.device
+    shares = [share for share, _ in zip(run.loader, range(args.batches), strict=False)]
+    run.task.train()
+    rivals: dict[str, Callable[[], None]] = {"ours": lambda: our_round(run, shares)}
+    if args.official is not None:
+        official = OfficialTraining(args.official, run, args.precision)
+        same = [share.parts[0].raw for share in shares]
+        rivals["official"] = lambda: official.round(same)
+        shuffled = torch.randperm(len(run.loader.samples), generator=torch.Generator().manual_seed(0))
+        groups = shuffled[: args.batches * args.batch].reshape(-1, args.batch).tolist()
+        own = [run.loader.samples.batch(group) for group in groups]
+        rivals["official, own batches"] = lambda: official.round(own)
+    walls: dict[str, list[float]] = {name: [] for name in rivals}
+    for round_ in range(args.rounds + 2):
+        for name, rival in rivals.items():
+            wall, _ = timed(rival, device)
+            if round_ > 1:  # two rounds warm up: compilation, autotuning, the memory pool
+                walls[name].append(wall)
+    counts = {name: len(groups) if name.endswith("own batches") else len(shares) for name in rivals} if args.official else {"ours": len(shares)}
+    steps = {name: statistics.median(walls[name]) / counts[name] for name in rivals}
+    rows = []
+    for name, seconds in steps.items():
+        against = ratio([w / counts["ours"] for w in walls["ours"]], [w / counts[name] for w in walls[name]])
+        rows.append([name, f"{seconds * 1000:.1f}", f"{args.batch / seconds:.0f}", "" if name == "ours" else f"{against:.3f}"])
+    print(markdown(["", "ms a step", "utterances/s", "ours / this"], rows))
+    frames = sum(int(share.parts[0].raw["mel_lengths"].sum()) for share in shares)
+    padded = sum(share.parts[0].raw["mel"].shape[0] * share.parts[0].raw["mel"].shape[2] for share in shares)
+    print(f"parameters {sum(p.numel() for p in run.task.parameters()):,}; real frames in our batches {frames / padded:.0%}")
+    result = {"verb": "train", "recipe": args.recipe, "batch": args.batch, "precision": args.precision, "batches": counts, "rounds": args.rounds, "seconds_a_step": steps, "rounds_s": walls}
+    if device.type == "cuda":
+        result["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return result
+
+
+def our_run(args: argparse.Namespace) -> Any:
+    """A training run of the recipe, ready to step."""
+    from flowkit.config.recipe import load_recipe
+    from flowkit.train.run import Run
+    from flowkit.train.trainer import Trainer
+
+    overrides = [("trainer.batch", str(args.batch)), ("trainer.precision", args.precision)]
+    overrides += [("trainer.device", "cpu" if args.device == "cpu" else "auto"), ("trainer.progress", "false"), ("trainer.tensorboard", "false")]
+    for text in args.overrides:
+        path, found, value = text.partition("=")
+        if not found:
+            raise UserError(f"--set {text}: say PATH=VALUE")
+        overrides.append((path, value))
+    built = load_recipe(args.recipe, overrides, trainer=Trainer).build("task", "trainer", "sampler", *([] if args.data else ["data"]))
+    data = built.data
+    if args.data is not None:
+        from domains.speech.data.prepared import Prepared
+
+        data = Prepared(str(args.data))
+    assert data is not None
+    return Run(
+        built.trainer, built.task, data, sampler=built.sampler, seed=built.seed, folder=Path(tempfile.mkdtemp(prefix="matcha-bench-")) / "run",
+        recipe_text="", resume=None, overfit_batch=False, dry_run=False,
+    )  # fmt: skip
+
+
+def our_round(run: Any, shares: Sequence[Any]) -> None:
+    """One optimiser step on each of ``shares``, as the trainer makes it."""
+    for share in shares:
+        run.turns.step(run.step, share, run.window)
+        if run.ema is not None:
+            run.ema.update()
+        run.task.objective.after_step(run.task.networks, run.step)
+        run.step += 1
+    run.window.fetch(run.accelerator)
+    run.window.means()
+
+
+class OfficialTraining:
+    """The official model with Adam, and its step on our raw batches."""
+
+    def __init__(self, checkout: Path, run: Any, precision: str) -> None:
+        from benchmarks.speech.official import official_model
+
+        statistics_ = run.loader.samples.packed.manifest
+        self.mean, self.std = statistics_["mel_mean"], statistics_["mel_std"]
+        self.device, self.precision = run.device, precision
+        torch.manual_seed(0)
+        self.model = official_model(checkout, mean=self.mean, std=self.std, symbols=max(178, len(statistics_["symbols"]))).to(run.device).train()
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+
+    def round(self, raws: Sequence[dict[str, Any]]) -> None:
+        """One optimiser step on each raw batch."""
+        for raw in raws:
+            x, lengths = raw["tokens"].to(self.device, non_blocking=True), raw["token_lengths"].to(self.device, non_blocking=True)
+            y = (raw["mel"].to(self.device, non_blocking=True) - self.mean) / self.std
+            y = torch.nn.functional.pad(y, (0, -y.shape[2] % 4))  # the official collation makes the length divisible by 4
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                duration, prior, flow, _ = self.model(x, lengths, y, raw["mel_lengths"].to(self.device, non_blocking=True))
+            (duration + prior + flow).backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+
+
+# Shared
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Wall seconds and CPU seconds of this thread."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    wall, thread = time.perf_counter(), time.thread_time()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.thread_time() - thread
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median of the ratios of neighbouring rounds."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the figures were measured on."""
+    import datetime
+    import platform
+
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
+    return {"device": name, "torch": torch.__version__, "python": platform.python_version(), "date": datetime.date.today().isoformat()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

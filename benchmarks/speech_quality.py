@@ -1,0 +1,147 @@
+"""How well a trained English voice speaks 22 sentences that it never saw, beside the recordings and the limit of the vocoder.
+
+    python -m benchmarks.speech_quality RUN [--steps 2 4 10] [--out FILE.json] [--keep FOLDER]
+    python -m benchmarks.speech_quality --wavs FOLDER --texts TABLE
+
+RUN is a run folder, a pretrained name (speech/prompts-en) or a model folder. The sentences are named test clips of the English prompts, which are
+fetched and prepared on first use. With --wavs, the sound files FOLDER/NAME.wav are judged instead; TABLE holds a line ``NAME|text`` for each.
+
+Closed set: share of clips that a recogniser with a grammar of 100 whole sentences takes for the right one; its control, the same voice with the
+symbols of each sentence shuffled, should be near 0. WER and CER: the same recogniser with its own language model, a floor that mishears
+recordings too. DNSMOS: overall quality, 1 to 5. Duration ratio: seconds said over seconds recorded. Mel deviation ratio: the
+deviation over time of each mel bin, said over recorded. mu is the encoder's mean mel, what regression alone would say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from benchmarks.speech import measures
+from benchmarks.speech.measures import Clip, Judge, Scores
+from benchmarks.speech.recognise import RATE, dictionary
+from benchmarks.speech.sentences import UNSEEN, candidates, words
+from domains.speech import audio
+from domains.speech.data.corpus import cache_root
+from domains.speech.data.prompts import Prompts
+from domains.speech.vocoder import GriffinLim
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from domains.speech.features import MelConfig
+
+TEMPERATURE = 0.667
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score, print the table, write the JSON."""
+    args = parse(arguments)
+    torch.set_num_threads(1)
+    try:
+        rows, extra = judge_folder(args) if args.wavs else judge_voice(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(measures.table(rows))
+    for name, value in extra.items():
+        print(f"{name}: {value}")
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = args.out.with_suffix(".tmp")
+        content = {"model": args.model, "rows": [row.as_dict() for row in rows], **extra}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, args.out)
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speech_quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", metavar="RUN", help="the voice; without it only the reference rows")
+    parser.add_argument("--steps", type=int, nargs="*", default=[2, 4, 10], help="Euler steps (default 2 4 10)")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the noise (default %(default)s)")
+    parser.add_argument("--draws", type=int, default=1, help="times each sentence is said, with other noise")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--listens", type=int, default=3, help="times the open recogniser hears each clip")
+    parser.add_argument("--no-references", action="store_true", help="skip the rows of recordings and true mels")
+    parser.add_argument("--no-control", action="store_true", help="skip the control with shuffled symbols")
+    parser.add_argument("--keys", nargs="*", default=list(UNSEEN), help="other test clips than the named ones")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the clips as wav files")
+    parser.add_argument("--wavs", type=Path, metavar="FOLDER", help="judge the wav files of a folder instead")
+    parser.add_argument("--texts", type=Path, metavar="TABLE", help="NAME|text, a line for each wav file")
+    parser.add_argument("--cache", type=Path, default=cache_root() / "recognised", help="answers already heard")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    args = parser.parse_args(arguments)
+    if bool(args.wavs) != bool(args.texts):
+        parser.error("--wavs and --texts go together")
+    return args
+
+
+# The recordings
+
+
+@dataclass
+class Recording:
+    """A test clip: what is said, how it sounds and its mel."""
+
+    key: str
+    text: str
+    wave: torch.Tensor
+    mel: torch.Tensor
+    words: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.words = words(self.text)
+
+
+def recordings(data: Prompts, keys: Sequence[str]) -> list[Recording]:
+    """The named clips of the test split, trimmed as in training; features are those of the data."""
+    from domains.speech.features import MelSpectrogram
+
+    test = data.split("test")
+    texts = dict(zip(test.column("key"), test.column("text"), strict=True))
+    transform = MelSpectrogram(data.mel)
+    found = []
+    for key in keys:
+        if key not in texts:
+            raise UserError(f"{key!r} is no test clip of the prompts; there are: {', '.join(sorted(texts))}")
+        wave = data.waveform(key)
+        found.append(Recording(key, texts[key], wave, transform(wave.unsqueeze(0))[0]))
+    return found
+
+
+def corpus(data: Prompts) -> dict[str, float]:
+    """Text -> seconds of everything in the data: where candidate sentences come from."""
+    rows = data.packed.manifest["rows"]
+    return dict(zip(rows["text"], rows["seconds"], strict=True))
+
+
+def at_16khz(wave: torch.Tensor, rate: int) -> np.ndarray:
+    """Samples for the judges."""
+    return audio.resample(wave.detach().float().cpu(), rate, RATE).numpy()
+
+
+def reference_rows(clips: Sequence[Recording], config: MelConfig, judge: Judge) -> Iterator[Scores]:
+    """Recordings, and their own mels through Griffin-Lim."""
+    vocoder, rate = GriffinLim(config), config.sample_rate
+    real = [Clip(r.key, r.words, at_16khz(r.wave, rate)) for r in clips]
+    yield judge.score("recordings", real)
+    spoken = [vocoder(r.mel.unsqueeze(0))[0] for r in clips]
+    through = [Clip(r.key, r.words, at_16khz(wave, rate)) for r, wave in zip(clips, spoken, strict=True)]
+    yield judge.score("true mels, Griffin-Lim", through)

@@ -1,0 +1,383 @@
+"""Matcha-TTS: text to mel without a vocoder, learning its own alignment (Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional flow
+matching", arXiv 2309.03199).
+
+The text encoder gives a mean mel frame and a log-duration per token; monotonic alignment search says which token each frame belongs to; the
+decoder is any network trained by *any* objective, conditioned on the means spread over the frames. The loss is the objective's, plus
+
+    dur   = mean over tokens of (log w - log(1e-8 + d))^2, the predictor behind a stop-gradient, and
+    prior = mean over frames and bins of ((y - mu)^2 + log 2 pi) / 2,   at least 0.919.
+
+Means are per utterance, then over the batch (exact across processes), where the official code divides by the batch's sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from domains.speech.alignment import align, log_prior, spread, token_of_frame
+from domains.speech.durations import round_cumulative, round_up, total_frames
+from domains.speech.features import MelConfig
+from domains.speech.models.text_encoder import Encoded, EncoderSizes, TextEncoder
+from domains.speech.vocoder import GriffinLim, Vocoder
+from domains.speech.voice import STORED, Voice
+from flowkit.cond import Cond
+from flowkit.couplings.coupling import Batch
+from flowkit.data import DataSource, RawBatch, Samples
+from flowkit.errors import UserError
+from flowkit.nn.network import Network, NetworkSpec
+from flowkit.objectives.objective import Loss, Networks, Objective
+from flowkit.random import RandomSource, uniform
+from flowkit.solvers.sampler import Sampler
+from flowkit.solvers.solver import Solution
+from flowkit.tasks import Presentation, Task
+from flowkit.tensors import mean_per_sample
+
+#: How fast the running means behind ``duration_scale`` forget, per training step.
+_FORGET = 0.01
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """An utterance batch after encoding and alignment."""
+
+    encoded: Encoded
+    durations: Int[Tensor, "b n"]
+    token: Int[Tensor, "b t"]
+    mu: Float[Tensor, "b c t"]
+    real: Bool[Tensor, "b 1 t"]
+    alignable: Bool[Tensor, "b 1 1"]
+    mel: Float[Tensor, "b c t"]
+    speaker: Float[Tensor, "b s"] | None
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Generated mels (b, bins, t), un-normalised log-mels, valid up to ``lengths`` (b,); frames per token; the encoder's means; the solve."""
+
+    mel: Float[Tensor, "b c t"]
+    lengths: Int[Tensor, " b"]
+    durations: Float[Tensor, "b n"]
+    mu: Float[Tensor, "b c t"]
+    solution: Solution
+
+
+class Matcha(Task):
+    """Text-to-speech by Matcha-TTS with any objective.
+
+    Args:
+        decoder: the velocity network's class and sizes, e.g. ``MatchaDecoder``; built once per network that the objective needs.
+        objective: what trains the decoder and samples from it.
+        encoder: sizes of the text encoder.
+        symbols: size of the vocabulary; at least what the data uses.
+        features: mel bins, as the data has them.
+        speakers, languages: how many; more than one adds an embedding table, whose vector widens the encoder and goes to the decoder
+            as ``cond["speaker"]`` (give the decoder ``condition: speaker_width + language_width`` of those that are in use).
+        speaker_width, language_width: of the embeddings.
+        prior_weight, duration_weight: of the two extra losses.
+        window: train the decoder on a random stretch of this many frames, 0 for whole utterances; the alignment always sees the whole.
+        rounding: ``nearest`` makes the total duration the predicted one; ``ceil`` is the published rule, which is too long.
+        vocoder: makes sound of mels, built with the mel settings of the data.
+    """
+
+    mel_mean: Tensor
+    mel_std: Tensor
+    duration_totals: Tensor
+    stored_voice: Tensor
+
+    def __init__(
+        self,
+        decoder: Callable[[NetworkSpec], Network],
+        objective: Objective,
+        *,
+        encoder: EncoderSizes = EncoderSizes(),  # noqa: B008  (frozen)
+        symbols: int = 178,
+        features: int = 80,
+        speakers: int = 1,
+        languages: int = 1,
+        speaker_width: int = 64,
+        language_width: int = 64,
+        prior_weight: float = 1.0,
+        duration_weight: float = 1.0,
+        window: int = 0,
+        rounding: Literal["nearest", "ceil"] = "nearest",
+        vocoder: Callable[[MelConfig], Vocoder] = GriffinLim,
+    ) -> None:
+        super().__init__()
+        if min(symbols, features, speakers, languages) < 1 or window < 0:
+            raise UserError("Matcha: symbols, features, speakers and languages are at least 1, window at least 0")
+        if rounding not in ("nearest", "ceil"):
+            raise UserError(f"Matcha: rounding is nearest or ceil, not {rounding!r}")
+        self.symbols, self.features, self.window, self.rounding = symbols, features, window, rounding
+        self.speakers, self.languages = speakers, languages
+        self.prior_weight, self.duration_weight = prior_weight, duration_weight
+        self.speaker_table = nn.Embedding(speakers, speaker_width) if speakers > 1 else None
+        self.language_table = nn.Embedding(languages, language_width) if languages > 1 else None
+        condition = speaker_width * (speakers > 1) + language_width * (languages > 1)
+        self.encoder = TextEncoder(symbols, features, encoder, condition=condition)
+        self.objective = objective
+        self.networks = Networks.build(objective.needs(), decoder)
+        self._check_decoder(condition)
+        self.make_vocoder = vocoder
+        self.register_buffer("mel_mean", torch.zeros(()))
+        self.register_buffer("mel_std", torch.ones(()))
+        # Running means of true and predicted frames per token.
+        self.register_buffer("duration_totals", torch.zeros(2))
+        self.register_buffer("stored_voice", torch.zeros(STORED, dtype=torch.uint8))
+
+    def _check_decoder(self, condition: int) -> None:
+        """The decoder's sizes are a recipe's own words: say early, and in one line, where they do not fit."""
+        for name in self.networks:
+            network = self.networks[name]
+            for wanted, given, key in (
+                (self.features, getattr(network, "features", self.features), "features"),
+                (condition, getattr(network, "condition", condition), "condition"),
+            ):
+                if wanted != given:
+                    raise UserError(
+                        f"Matcha: the decoder has {key} = {given}, this task needs {wanted}: set decoder.init_args.{key}: {wanted}"
+                    )
+
+    # --- data ---------------------------------------------------------------------------------------------------------------------------
+
+    def adapt(self, data: DataSource) -> None:
+        """Take the mel statistics, the symbols, the phonemiser and the names of speakers and languages from the data.
+
+        Raises:
+            UserError: the data has more symbols, speakers, languages or other mel bins than the task was built for.
+        """
+        statistics = data.statistics()
+        voice = Voice.of_statistics(statistics)
+        for given, allowed, key in (
+            (len(voice.symbols), self.symbols, "symbols"),
+            (len(voice.speakers), self.speakers, "speakers"),
+            (len(voice.languages), self.languages, "languages"),
+        ):
+            if given > allowed:
+                raise UserError(
+                    f"the data has {given} {key}, the task was built for {allowed}: set task.init_args.{key}: {given}"
+                )
+        if voice.mel.bins != self.features:
+            raise UserError(
+                f"the data has {voice.mel.bins} mel bins, the task was built for {self.features}: set task.init_args.features (and the decoder's)"
+            )
+        self.mel_mean.fill_(float(statistics["mel_mean"]))
+        self.mel_std.fill_(float(statistics["mel_std"]))
+        self.stored_voice.copy_(voice.to_bytes())
+
+    @property
+    def voice(self) -> Voice:
+        """The text side of the model (reads a buffer: not for inner loops)."""
+        return Voice.from_bytes(self.stored_voice)
+
+    def normalise(self, mel: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
+        """Log-mels to the units of the decoder: mean 0, deviation 1 over the training set."""
+        return (mel - self.mel_mean) / self.mel_std
+
+    def denormalise(self, mel: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
+        """The inverse of :meth:`normalise`."""
+        return mel * self.mel_std + self.mel_mean
+
+    # --- training -----------------------------------------------------------------------------------------------------------------------
+
+    def speaker_vector(
+        self, speaker: Int[Tensor, " b"] | None, language: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b s"] | None:
+        """The embeddings of speaker and language side by side, or None where there is one of each."""
+        parts = [
+            table(number)
+            for table, number in ((self.speaker_table, speaker), (self.language_table, language))
+            if table is not None and number is not None
+        ]
+        return torch.cat(parts, dim=1) if parts else None
+
+    def align(self, raw: RawBatch) -> Aligned:
+        """Encode the text and find the best alignment with the mel. No synchronisation with the device."""
+        mel, lengths = self.normalise(raw["mel"]), raw["mel_lengths"]
+        speaker = self.speaker_vector(raw.get("speaker"), raw.get("language"))
+        encoded = self.encoder(raw["tokens"], raw["token_lengths"], speaker)
+        frames = mel.shape[2]
+        real = (torch.arange(frames, device=mel.device) < lengths.unsqueeze(1)).unsqueeze(1)
+        mel = mel.where(real, mel.new_zeros(()))
+        durations = align(log_prior(encoded.mu, mel), raw["token_lengths"], lengths)
+        token = token_of_frame(durations, frames)
+        mu = spread(encoded.mu.float(), token) * real
+        # With fewer frames than tokens there is no alignment: such an utterance must not count.
+        alignable = (lengths >= raw["token_lengths"])[:, None, None]
+        return Aligned(encoded, durations, token, mu, real, alignable, mel, speaker)
+
+    def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
+        """Normalise, encode, align: x1 is the normalised mel, ``cond["mu"]`` the means, the padding (b, 1, t)."""
+        return self._batch(self.align(raw), generator)
+
+    def _batch(self, aligned: Aligned, generator: RandomSource | None) -> Batch:
+        mel, mu, real = aligned.mel, aligned.mu, aligned.real
+        if self.training and 0 < self.window < mel.shape[2]:
+            mel, mu, real = self._cut(aligned, generator)
+        values = {"mu": mu} if aligned.speaker is None else {"mu": mu, "speaker": aligned.speaker}
+        return Batch(x1=mel, cond=Cond(values, padding=real), keep=real & aligned.alignable)
+
+    def _cut(self, aligned: Aligned, generator: RandomSource | None) -> tuple[Tensor, Tensor, Tensor]:
+        """A random stretch of ``window`` frames of every utterance."""
+        spare = (aligned.real.sum((1, 2)) - self.window).clamp_min(0)
+        start = (uniform((spare.shape[0],), generator, device=spare.device) * (spare + 1)).long()
+        index = start.unsqueeze(1) + torch.arange(self.window, device=spare.device)
+        real = aligned.real[:, 0].gather(1, index).unsqueeze(1)
+        index = index.unsqueeze(1).expand(-1, self.features, -1)
+        return aligned.mel.gather(2, index), aligned.mu.gather(2, index), real
+
+    def forward(
+        self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+    ) -> Loss:
+        """The objective's loss plus ``dur`` and ``prior``."""
+        aligned = self.align(raw)
+        batch = self._batch(aligned, generator)
+        loss = self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
+        assert batch.x1 is not None
+        encoded, log_durations = aligned.encoded, aligned.encoded.log_durations.float()
+        # float32 throughout: squares of small numbers under bf16 would stop learning early.
+        keep = encoded.real & aligned.alignable.squeeze(2)
+        duration = mean_per_sample((log_durations - torch.log(1e-8 + aligned.durations.float())).square(), keep)
+        prior = mean_per_sample(0.5 * ((batch.x1 - batch.cond["mu"]).square() + math.log(2.0 * math.pi)), batch.keep)
+        if self.training:
+            self._follow_durations(log_durations.detach(), aligned.durations, keep)
+        total = loss.total + self.duration_weight * duration.mean() + self.prior_weight * prior.mean()
+        return Loss(total, {**loss.terms, "dur": duration, "prior": prior})
+
+    # --- durations ----------------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _follow_durations(self, log_durations: Tensor, durations: Tensor, keep: Tensor) -> None:
+        # Per token, not per batch: the numbers stay small enough for weights stored in half precision.
+        count = keep.sum().clamp_min(1)
+        predicted = (log_durations.clamp_max(10.0).exp() * keep).sum() / count
+        totals = torch.stack([((durations * keep).sum() / count).to(predicted), predicted])
+        self.duration_totals.lerp_(totals, _FORGET)
+
+    @property
+    def duration_scale(self) -> Float[Tensor, ""]:
+        """True over predicted frames: what the predicted durations are multiplied by where ``rounding`` is ``nearest``.
+
+        Durations are learned in the logarithm, so their exponentials are too small in the mean. The ratio is followed during training
+        (running means over about 100 steps) and can be measured on held-out data by :meth:`calibrate`. 1 before any training.
+        """
+        true, predicted = self.duration_totals
+        return torch.where(predicted > 0, true / predicted.clamp_min(1e-6), torch.ones_like(true))
+
+    @torch.no_grad()
+    def calibrate(self, samples: Samples, *, batch: int = 16) -> float:
+        """Set ``duration_scale`` from held-out samples (the validation split) and return it."""
+        totals = torch.zeros(2, device=self.device)
+        with self._evaluating():
+            for raw in self._batches(samples, len(samples), batch):
+                aligned = self.align(raw)
+                keep = aligned.encoded.real & aligned.alignable.squeeze(2)
+                predicted = aligned.encoded.log_durations.float().exp()
+                totals += torch.stack([(aligned.durations * keep).sum().float(), (predicted * keep).sum()])
+        if float(totals.min()) <= 0:
+            raise UserError(
+                "durations cannot be calibrated: the samples hold no utterance with at least one frame per token"
+            )
+        self.duration_totals.copy_(totals / totals[1])
+        return float(self.duration_scale)
+
+    def round_durations(
+        self,
+        log_durations: Float[Tensor, "b n"],
+        real: Bool[Tensor, "b n"],
+        tokens: Int[Tensor, "b n"],
+        length_scale: float = 1.0,
+    ) -> Float[Tensor, "b n"]:
+        """Frames per token by the task's ``rounding``; blanks (token 0) may get none under ``nearest``."""
+        durations = log_durations.float().exp() * real
+        if self.rounding == "ceil":
+            return round_up(durations, length_scale)
+        return round_cumulative(durations * (self.duration_scale * length_scale), real & (tokens != 0))
+
+    # --- sampling -----------------------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, mu: Float[Tensor, "b c t"], real: Bool[Tensor, "b 1 t"], speaker: Tensor | None, *, sampler: Sampler,
+        generator: RandomSource | None = None,
+    ) -> Solution:  # fmt: skip
+        """Solve the decoder's flow for given means; the state is a normalised mel."""
+        values = {"mu": mu} if speaker is None else {"mu": mu, "speaker": speaker}
+        cond = Cond(values, padding=real)
+        return self.objective.generate(self.networks, torch.zeros_like(mu), cond, sampler=sampler, generator=generator)
+
+    @torch.no_grad()
+    def synthesise(
+        self,
+        tokens: Int[Tensor, "b n"],
+        token_lengths: Int[Tensor, " b"],
+        *,
+        sampler: Sampler,
+        length_scale: float = 1.0,
+        speaker: Int[Tensor, " b"] | None = None,
+        language: Int[Tensor, " b"] | None = None,
+        generator: RandomSource | None = None,
+    ) -> Synthesis:
+        """Text to mels. ``length_scale`` > 1 speaks slower; ``speaker`` and ``language`` are numbers (default 0)."""
+        zero = torch.zeros_like(token_lengths)
+        vector = self.speaker_vector(zero if speaker is None else speaker, zero if language is None else language)
+        encoded = self.encoder(tokens, token_lengths, vector)
+        durations = self.round_durations(encoded.log_durations, encoded.real, tokens, length_scale)
+        lengths = total_frames(durations)
+        frames = int(lengths.max())
+        real = (torch.arange(frames, device=tokens.device) < lengths.unsqueeze(1)).unsqueeze(1)
+        mu = spread(encoded.mu.float(), token_of_frame(durations, frames)) * real
+        solution = self.generate(mu, real, vector, sampler=sampler, generator=generator)
+        return Synthesis(self.denormalise(solution.x), lengths, durations, self.denormalise(mu), solution)
+
+    # --- judging ------------------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was)
+
+    def _batches(self, samples: Samples, count: int, batch: int) -> Iterator[RawBatch]:
+        for first in range(0, count, batch):
+            raw = samples.batch(range(first, min(first + batch, count)))
+            yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in raw.items()}
+
+    def evaluate(
+        self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
+    ) -> dict[str, float]:
+        """See :func:`domains.speech.judge.judge`."""
+        from domains.speech.judge import judge
+
+        with self._evaluating():
+            return judge(self, samples, sampler=sampler, seed=seed, limit=limit)
+
+    def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
+        """Speech, mel and alignment of the first utterance; see :func:`domains.speech.judge.exhibit`."""
+        from domains.speech.judge import exhibit
+
+        with self._evaluating():
+            return exhibit(self, samples, sampler=sampler, seed=seed)
+
+    def sample(
+        self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Presentation]:
+        """Speak: ``request`` may hold ``text``, ``speaker``, ``language`` and ``length_scale``; ``n`` takes with different noise."""
+        from domains.speech.pipeline import TextToSpeech
+
+        return TextToSpeech(self, sampler).takes(n, seed=seed, request=request or {})
+
+    def pipeline(self, sampler: Sampler) -> Any:
+        """A :class:`domains.speech.pipeline.TextToSpeech`."""
+        from domains.speech.pipeline import TextToSpeech
+
+        return TextToSpeech(self, sampler)
