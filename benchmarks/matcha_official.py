@@ -35,15 +35,28 @@ STEPS = (2, 4, 10)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark, print its table and write its JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.matcha_official", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.matcha_official",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="seconds of one training step at the published size")
-    train.add_argument("--recipe", default="speech/matcha-ljspeech", help="a recipe of the published size (default %(default)s)")
+    train.add_argument(
+        "--recipe", default="speech/matcha-ljspeech", help="a recipe of the published size (default %(default)s)"
+    )
     train.add_argument("--data", type=Path, help="a prepared data folder, instead of the recipe's data")
     train.add_argument("--batches", type=int, default=13, help="batches of a round (default %(default)s)")
     train.add_argument("--batch", type=int, default=32, help="utterances of a batch (default %(default)s)")
     train.add_argument("--precision", choices=("no", "bf16"), default="bf16")
-    train.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="override a value of the recipe")
+    train.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override a value of the recipe",
+    )
     decoder = verbs.add_parser("decoder", help="real-time factor of the decoder at 2, 4 and 10 Euler steps")
     for verb in (train, decoder):
         verb.add_argument("--official", type=Path, metavar="CHECKOUT", help="a clone of the official repository")
@@ -86,16 +99,32 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
                 if round_:  # the first round warms up
                     walls[name].append(wall)
                     busy[name].append(thread)
-        entry: dict[str, Any] = {name: {"rtf": statistics.median(walls[name]) / SECONDS, "rtf_cpu_time": statistics.median(busy[name]) / SECONDS} for name in rivals}
+        entry: dict[str, Any] = {
+            name: {
+                "rtf": statistics.median(walls[name]) / SECONDS,
+                "rtf_cpu_time": statistics.median(busy[name]) / SECONDS,
+            }
+            for name in rivals
+        }
         if "official" in rivals:
             entry["ratio"] = ratio(walls["ours"], walls["official"])
             entry["ratio_cpu_time"] = ratio(busy["ours"], busy["official"])
         result[str(steps)] = entry
         cells = [f"{entry[name]['rtf']:.3f} ({entry[name]['rtf_cpu_time']:.3f})" for name in rivals]
-        rows.append([str(steps), *cells, f"{entry['ratio']:.2f} ({entry['ratio_cpu_time']:.2f})" if "ratio" in entry else ""])
+        rows.append(
+            [str(steps), *cells, f"{entry['ratio']:.2f} ({entry['ratio_cpu_time']:.2f})" if "ratio" in entry else ""]
+        )
     print(markdown(["steps", *(f"{name}: RTF (by CPU time)" for name in rivals), "ours / official"], rows))
     print("GFLOP of one evaluation: " + ", ".join(f"{name} {value:.2f}" for name, value in flops.items()))
-    return {"verb": "decoder", "frames": FRAMES, "seconds": SECONDS, "threads": args.threads, "rounds": args.rounds, "gigaflops": flops, "steps": result}
+    return {
+        "verb": "decoder",
+        "frames": FRAMES,
+        "seconds": SECONDS,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "gigaflops": flops,
+        "steps": result,
+    }
 
 
 def our_decoder(device: torch.device) -> Callable[[int], Any]:
@@ -116,7 +145,9 @@ def our_decoder(device: torch.device) -> Callable[[int], Any]:
 
     @torch.inference_mode()
     def run(steps: int) -> Tensor:
-        return objective.generate(networks, mu, cond, sampler=Sampler(steps=steps, temperature=0.667), generator=generator).x
+        return objective.generate(
+            networks, mu, cond, sampler=Sampler(steps=steps, temperature=0.667), generator=generator
+        ).x
 
     return run
 
@@ -164,17 +195,34 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
             wall, _ = timed(rival, device)
             if round_ > 1:  # two rounds warm up: compilation, autotuning, the memory pool
                 walls[name].append(wall)
-    counts = {name: len(groups) if name.endswith("own batches") else len(shares) for name in rivals} if args.official else {"ours": len(shares)}
+    counts = (
+        {name: len(groups) if name.endswith("own batches") else len(shares) for name in rivals}
+        if args.official
+        else {"ours": len(shares)}
+    )
     steps = {name: statistics.median(walls[name]) / counts[name] for name in rivals}
     rows = []
     for name, seconds in steps.items():
         against = ratio([w / counts["ours"] for w in walls["ours"]], [w / counts[name] for w in walls[name]])
-        rows.append([name, f"{seconds * 1000:.1f}", f"{args.batch / seconds:.0f}", "" if name == "ours" else f"{against:.3f}"])
+        rows.append(
+            [name, f"{seconds * 1000:.1f}", f"{args.batch / seconds:.0f}", "" if name == "ours" else f"{against:.3f}"]
+        )
     print(markdown(["", "ms a step", "utterances/s", "ours / this"], rows))
     frames = sum(int(share.parts[0].raw["mel_lengths"].sum()) for share in shares)
     padded = sum(share.parts[0].raw["mel"].shape[0] * share.parts[0].raw["mel"].shape[2] for share in shares)
-    print(f"parameters {sum(p.numel() for p in run.task.parameters()):,}; real frames in our batches {frames / padded:.0%}")
-    result = {"verb": "train", "recipe": args.recipe, "batch": args.batch, "precision": args.precision, "batches": counts, "rounds": args.rounds, "seconds_a_step": steps, "rounds_s": walls}
+    print(
+        f"parameters {sum(p.numel() for p in run.task.parameters()):,}; real frames in our batches {frames / padded:.0%}"
+    )
+    result = {
+        "verb": "train",
+        "recipe": args.recipe,
+        "batch": args.batch,
+        "precision": args.precision,
+        "batches": counts,
+        "rounds": args.rounds,
+        "seconds_a_step": steps,
+        "rounds_s": walls,
+    }
     if device.type == "cuda":
         result["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     return result
@@ -187,13 +235,19 @@ def our_run(args: argparse.Namespace) -> Any:
     from flowkit.train.trainer import Trainer
 
     overrides = [("trainer.batch", str(args.batch)), ("trainer.precision", args.precision)]
-    overrides += [("trainer.device", "cpu" if args.device == "cpu" else "auto"), ("trainer.progress", "false"), ("trainer.tensorboard", "false")]
+    overrides += [
+        ("trainer.device", "cpu" if args.device == "cpu" else "auto"),
+        ("trainer.progress", "false"),
+        ("trainer.tensorboard", "false"),
+    ]
     for text in args.overrides:
         path, found, value = text.partition("=")
         if not found:
             raise UserError(f"--set {text}: say PATH=VALUE")
         overrides.append((path, value))
-    built = load_recipe(args.recipe, overrides, trainer=Trainer).build("task", "trainer", "sampler", *([] if args.data else ["data"]))
+    built = load_recipe(args.recipe, overrides, trainer=Trainer).build(
+        "task", "trainer", "sampler", *([] if args.data else ["data"])
+    )
     data = built.data
     if args.data is not None:
         from domains.speech.data.prepared import Prepared
@@ -228,17 +282,28 @@ class OfficialTraining:
         self.mean, self.std = statistics_["mel_mean"], statistics_["mel_std"]
         self.device, self.precision = run.device, precision
         torch.manual_seed(0)
-        self.model = official_model(checkout, mean=self.mean, std=self.std, symbols=max(178, len(statistics_["symbols"]))).to(run.device).train()
+        self.model = (
+            official_model(checkout, mean=self.mean, std=self.std, symbols=max(178, len(statistics_["symbols"])))
+            .to(run.device)
+            .train()
+        )
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-4)
 
     def round(self, raws: Sequence[dict[str, Any]]) -> None:
         """One optimiser step on each raw batch."""
         for raw in raws:
-            x, lengths = raw["tokens"].to(self.device, non_blocking=True), raw["token_lengths"].to(self.device, non_blocking=True)
+            x, lengths = (
+                raw["tokens"].to(self.device, non_blocking=True),
+                raw["token_lengths"].to(self.device, non_blocking=True),
+            )
             y = (raw["mel"].to(self.device, non_blocking=True) - self.mean) / self.std
-            y = torch.nn.functional.pad(y, (0, -y.shape[2] % 4))  # the official collation makes the length divisible by 4
+            y = torch.nn.functional.pad(
+                y, (0, -y.shape[2] % 4)
+            )  # the official collation makes the length divisible by 4
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                duration, prior, flow, _ = self.model(x, lengths, y, raw["mel_lengths"].to(self.device, non_blocking=True))
+                duration, prior, flow, _ = self.model(
+                    x, lengths, y, raw["mel_lengths"].to(self.device, non_blocking=True)
+                )
             (duration + prior + flow).backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
             self.optimiser.step()
@@ -275,7 +340,12 @@ def machine(device: str) -> dict[str, str]:
     import platform
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
-    return {"device": name, "torch": torch.__version__, "python": platform.python_version(), "date": datetime.date.today().isoformat()}
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+    }
 
 
 if __name__ == "__main__":

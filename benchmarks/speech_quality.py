@@ -20,7 +20,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,3 +145,141 @@ def reference_rows(clips: Sequence[Recording], config: MelConfig, judge: Judge) 
     spoken = [vocoder(r.mel.unsqueeze(0))[0] for r in clips]
     through = [Clip(r.key, r.words, at_16khz(wave, rate)) for r, wave in zip(clips, spoken, strict=True)]
     yield judge.score("true mels, Griffin-Lim", through)
+
+
+# A voice
+
+
+@dataclass
+class Speaker:
+    """A trained voice that says whole sentences as it saw them in training (users' texts are cut into sentences first)."""
+
+    pipeline: Any
+    temperature: float
+    seed: int
+
+    def say(self, recording: Recording, steps: int, draw: int = 0, *, shuffled: bool = False) -> tuple[Clip, Clip]:
+        """The clip, and the same from the encoder's means alone; ``shuffled`` puts the symbols in random order."""
+        from flowkit.random import Rows, mix_seed
+
+        voice, task, vocoder = self.pipeline.voice, self.pipeline.task, self.pipeline.vocoder
+        seed = mix_seed(self.seed, draw, *recording.key.encode())
+        phonemes = voice.read(recording.text, "en")
+        if shuffled:
+            phonemes = "".join(random.Random(seed).sample(phonemes, len(phonemes)))
+        tokens = voice.encode(phonemes, recording.text).to(task.device)
+        lengths = torch.tensor([tokens.shape[0]], device=task.device)
+        sampler = self.pipeline.with_sampler(steps=steps, solver="Euler", temperature=self.temperature)
+        made = task.synthesise(tokens.unsqueeze(0), lengths, sampler=sampler, generator=Rows(seed, total=1))
+        clips = []
+        for mel in (made.mel, made.mu):
+            wave = vocoder(mel.float())[0]
+            clips.append(
+                Clip(
+                    recording.key,
+                    recording.words,
+                    at_16khz(wave, voice.mel.sample_rate),
+                    mel[0].float().cpu().numpy(),
+                    recording.mel.numpy(),
+                    mel.shape[2] / voice.mel.frame_rate,
+                    recording.wave.shape[0] / voice.mel.sample_rate,
+                )
+            )
+        return clips[0], clips[1]
+
+
+def voice_rows(
+    speaker: Speaker, clips: Sequence[Recording], steps: Sequence[int], draws: int, judge: Judge, keep: Keep
+) -> Iterator[Scores]:
+    """mu alone, then one row for each number of steps."""
+    for place, number in enumerate(steps):
+        said = [speaker.say(clip, number, draw) for draw in range(draws) for clip in clips]
+        if place == 0:
+            means = [mean for _, mean in said[: len(clips)]]
+            keep("mu", means)
+            yield judge.score("mu", means)
+        spoken = [clip for clip, _ in said]
+        keep(f"euler-{number}", spoken[: len(clips)])
+        yield judge.score(f"Euler, {number} step{'s' if number != 1 else ''}", spoken)
+
+
+Keep = Callable[[str, Sequence[Clip]], None]
+
+
+def judge_voice(args: argparse.Namespace) -> tuple[list[Scores], dict[str, Any]]:
+    """All rows of a trained voice, or of the references alone."""
+    from domains.speech.pipeline import TextToSpeech
+
+    pipeline = TextToSpeech.from_pretrained(args.model, device=args.device) if args.model else None
+    data = Prompts("en", mel=pipeline.voice.mel) if pipeline else Prompts("en")
+    data.prepare()
+    clips = recordings(data, args.keys)
+    judge = Judge(candidates([clip.words for clip in clips], corpus(data), dictionary()), args.cache, args.listens)
+    rows: list[Scores] = []
+    extra: dict[str, Any] = {"clips": len(clips), "listens": args.listens}
+    if not args.no_references:
+        rows += shown(reference_rows(clips, data.mel, judge))
+    if pipeline is None:
+        return rows, extra
+
+    def keep(name: str, spoken: Sequence[Clip]) -> None:
+        if args.keep is not None:
+            for clip in spoken:
+                audio.write(args.keep / name / f"{clip.name}.wav", torch.from_numpy(measures.level(clip.audio)), RATE)
+
+    speaker = Speaker(pipeline, args.temperature, args.seed)
+    extra |= {
+        "parameters": sum(p.numel() for p in pipeline.task.parameters()),
+        "temperature": args.temperature,
+        "draws": args.draws,
+        "seed": args.seed,
+    }
+    rows += shown(voice_rows(speaker, clips, args.steps, args.draws, judge, keep))
+    if not args.no_control and args.steps:
+        control = [speaker.say(clip, max(args.steps), shuffled=True)[0] for clip in clips]
+        extra["control (symbols shuffled), closed set"] = f"{judge.hits(control)}/{len(control)}"
+    return rows, extra
+
+
+def judge_folder(args: argparse.Namespace) -> tuple[list[Scores], dict[str, Any]]:
+    """One row for the wav files of a folder; candidates are filled up from the English prompts."""
+    texts = table_of_texts(args.texts)
+    clips = []
+    for name, text in texts.items():
+        wave, rate = audio.read(args.wavs / f"{name}.wav")
+        clips.append(Clip(name, words(text), at_16khz(wave, rate)))
+    data = Prompts("en")
+    data.prepare()
+    judge = Judge(candidates([clip.words for clip in clips], corpus(data), dictionary()), args.cache, args.listens)
+    return shown([judge.score(args.wavs.name, clips)]), {"clips": len(clips), "listens": args.listens}
+
+
+def table_of_texts(path: Path) -> dict[str, str]:
+    """Lines ``NAME|text`` (or with a tab)."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"--texts {path}: {error.strerror}") from None
+    texts = {}
+    for number, line in enumerate(lines, 1):
+        name, found, text = line.partition("\t" if "\t" in line else "|")
+        if not found or not words(text):
+            raise UserError(f"--texts {path}, line {number}: say NAME|text, not {line!r}")
+        texts[name.strip().removesuffix(".wav")] = text.strip()
+    if not texts:
+        raise UserError(f"--texts {path} is empty")
+    return texts
+
+
+def shown(rows: Iterable[Scores]) -> list[Scores]:
+    """The rows; each is announced on the way, for they take a minute apiece."""
+    result = []
+    started = time.perf_counter()
+    for row in rows:
+        print(f"{time.perf_counter() - started:6.0f} s  {row.name}: WER {row.wer:.3f}", file=sys.stderr, flush=True)
+        result.append(row)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,9 +1,10 @@
 """Exact and estimated log-likelihood of a flow, and bits per dimension of quantised data.
 
 Instantaneous change of variables: with dz/dt = v(z, t) and dl/dt = div v(z, t) solved from t = 1 (z = x1, l = 0) to 0,
-log p_1(x1) = log p_0(z(0)) + l(0). Chen et al. 2018 (arXiv 1806.07366); the estimate of the divergence by one fixed probe e,
-div v ~ e^T (dv/dx) e, is Grathwohl et al. 2018 (arXiv 1810.01367). The probe is drawn once for a solve: drawn anew at each call the right-hand
-side would be no function, and adaptive solvers thrash. The likelihood of a guided field is not that of the model: it is refused.
+log p_1(x1) = log p_0(z(0)) + l(0). Chen et al. 2018 (arXiv 1806.07366); the estimate of the divergence by one fixed
+probe e, div v ~ e^T (dv/dx) e, is Grathwohl et al. 2018 (arXiv 1810.01367). The probe is drawn once for a solve: drawn
+anew at each call the right-hand side would be no function, and adaptive solvers thrash. The likelihood of a guided
+field is not that of the model: it is refused.
 """
 
 from __future__ import annotations
@@ -33,16 +34,22 @@ from flowkit.tensors import sum_per_sample
 Divergence = Literal["exact", "hutchinson"]
 Probe = Literal["rademacher", "normal"]
 
-# Names under which the probe and the padding of the state ride in the condition, so that compaction takes their rows too.
+# Names under which the probe and the padding of the state ride in the condition, so that compaction takes their rows
+# too.
 _PROBE, _PADDING = "likelihood.probe", "likelihood.padding"
 
 
 def divergence(
-    field: Field, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond, probe: Float[Tensor, "b *d"] | None = None
+    field: Field,
+    x: Float[Tensor, "b *d"],
+    t: Float[Tensor, " b"],
+    cond: Cond,
+    probe: Float[Tensor, "b *d"] | None = None,
 ) -> tuple[Evaluation, Float[Tensor, " b"]]:
     """The field and its divergence over the unpadded elements, samples of a batch not touching each other.
 
-    Without a ``probe`` exact, by one vector-Jacobian product per element (small states); with one the estimate e^T (dv/dx) e.
+    Without a ``probe`` exact, by one vector-Jacobian product per element (small states); with one the estimate e^T
+    (dv/dx) e.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -83,14 +90,25 @@ class _Augmented(Field):
 
 
 def _solve_with_density(
-    field: Field, x: Tensor, span: tuple[float, float], cond: Cond, kind: Divergence, probe: Probe, solver: Solver,
-    controller: Controller, density_weight: float, max_evaluations: int, generator: RandomSource | None,
+    field: Field,
+    x: Tensor,
+    span: tuple[float, float],
+    cond: Cond,
+    kind: Divergence,
+    probe: Probe,
+    solver: Solver,
+    controller: Controller,
+    density_weight: float,
+    max_evaluations: int,
+    generator: RandomSource | None,
 ) -> tuple[Solution, Tensor]:
     """The solution with x in the shape of the state, and int div v dt along the span."""
     if field.guided:
         raise UserError("the likelihood of a guided field is not the likelihood of the model: take the guidance off")
     if cond.varies:
-        raise UserError("a condition that is redrawn at each call leaves no function to integrate: fix it to have a likelihood")
+        raise UserError(
+            "a condition that is redrawn at each call leaves no function to integrate: fix it to have a likelihood"
+        )
     if kind not in ("exact", "hutchinson") or probe not in ("rademacher", "normal"):
         raise UserError(f"divergence={kind!r}, probe={probe!r}: known are exact and hutchinson, rademacher and normal")
     values, padding = dict(cond.values), None
@@ -107,8 +125,14 @@ def _solve_with_density(
     state = torch.cat([_real(x, cond).flatten(1), x.new_zeros(x.shape[0], 1)], 1)
     with torch.no_grad():
         solution = solve(
-            _Augmented(field, x.shape[1:], scale), state, solver=solver, controller=controller, span=span,
-            cond=replace(cond, values=values, padding=padding), max_evaluations=max_evaluations, generator=generator,
+            _Augmented(field, x.shape[1:], scale),
+            state,
+            solver=solver,
+            controller=controller,
+            span=span,
+            cond=replace(cond, values=values, padding=padding),
+            max_evaluations=max_evaluations,
+            generator=generator,
         )
     change = solution.x[:, -1] / scale
     return replace(solution, x=solution.x[:, :-1].reshape(x.shape)), change
@@ -125,9 +149,18 @@ def _log_prior(field: Field, source: Source, z: Tensor, cond: Cond) -> Tensor:
 
 
 def log_likelihood(
-    field: Field | Callable[..., Tensor], x1: Float[Tensor, "b *d"], *, cond: Cond | None = None, source: Source | None = None,
-    divergence: Divergence = "exact", probe: Probe = "rademacher", solver: Solver | None = None, controller: Controller | None = None,
-    density_weight: float = 1.0, span: tuple[float, float] = (1.0, 0.0), max_evaluations: int = 10_000,
+    field: Field | Callable[..., Tensor],
+    x1: Float[Tensor, "b *d"],
+    *,
+    cond: Cond | None = None,
+    source: Source | None = None,
+    divergence: Divergence = "exact",
+    probe: Probe = "rademacher",
+    solver: Solver | None = None,
+    controller: Controller | None = None,
+    density_weight: float = 1.0,
+    span: tuple[float, float] = (1.0, 0.0),
+    max_evaluations: int = 10_000,
     generator: RandomSource | None = None,
 ) -> Solution:
     """log p_1(x1) in nats by one solve backward in time.
@@ -137,18 +170,20 @@ def log_likelihood(
         x1: the data (b, *d).
         cond: condition and padding; densities are over the unpadded elements.
         source: the law of x0; None is the standard normal.
-        divergence: ``exact`` needs as many vector-Jacobian products as a sample has elements, ``hutchinson`` one and is unbiased.
+        divergence: ``exact`` needs as many vector-Jacobian products as a sample has elements, ``hutchinson`` one and is
+            unbiased.
         probe: of Hutchinson's estimate; ``rademacher`` has the smaller variance.
         solver: None is Dormand and Prince's 5(4).
         controller: None holds rtol = atol = 1e-6 per sample.
-        density_weight: the error of l weighs this many times that of x as a whole in the error norm: l has the absolute tolerance
-            atol / density_weight of its own, however many elements x has.
+        density_weight: the error of l weighs this many times that of x as a whole in the error norm: l has the absolute
+            tolerance atol / density_weight of its own, however many elements x has.
         span: from the time of ``x1`` to that of the source.
         max_evaluations: per sample.
         generator: draws the probe, once.
 
     Returns:
-        The solution, ``x`` the state at the end of the span and ``log_density`` (b,); nan where a sample did not arrive. It carries no gradient.
+        The solution, ``x`` the state at the end of the span and ``log_density`` (b,); nan where a sample did not
+        arrive. It carries no gradient.
 
     Raises:
         UserError: a guided field, or a condition that is redrawn inside the solve.
@@ -156,34 +191,68 @@ def log_likelihood(
     field = field if isinstance(field, Field) else FunctionField(field)
     cond = Cond() if cond is None else cond
     solution, change = _solve_with_density(
-        field, x1, span, cond, divergence, probe, solver or DormandPrince(), controller or Tolerance(rtol=1e-6, atol=1e-6),
-        density_weight, max_evaluations, generator,
+        field,
+        x1,
+        span,
+        cond,
+        divergence,
+        probe,
+        solver or DormandPrince(),
+        controller or Tolerance(rtol=1e-6, atol=1e-6),
+        density_weight,
+        max_evaluations,
+        generator,
     )
     log_density = _log_prior(field, source or Gaussian(), solution.x, cond) + change
-    return replace(solution, log_density=log_density.where(solution.status == Status.OK, log_density.new_tensor(math.nan)))
+    return replace(
+        solution, log_density=log_density.where(solution.status == Status.OK, log_density.new_tensor(math.nan))
+    )
 
 
 def sample_with_log_density(
-    field: Field | Callable[..., Tensor], x0: Float[Tensor, "b *d"], *, cond: Cond | None = None, source: Source | None = None,
-    divergence: Divergence = "exact", probe: Probe = "rademacher", solver: Solver | None = None, controller: Controller | None = None,
-    density_weight: float = 1.0, span: tuple[float, float] = (0.0, 1.0), max_evaluations: int = 10_000,
+    field: Field | Callable[..., Tensor],
+    x0: Float[Tensor, "b *d"],
+    *,
+    cond: Cond | None = None,
+    source: Source | None = None,
+    divergence: Divergence = "exact",
+    probe: Probe = "rademacher",
+    solver: Solver | None = None,
+    controller: Controller | None = None,
+    density_weight: float = 1.0,
+    span: tuple[float, float] = (0.0, 1.0),
+    max_evaluations: int = 10_000,
     generator: RandomSource | None = None,
 ) -> Solution:
-    """Solve forward from the state ``x0`` (``path.start`` of a draw) and give log p_1 of where it ends; arguments as in :func:`log_likelihood`."""
+    """Solve forward from the state ``x0`` (``path.start`` of a draw) and give log p_1 of where it ends; arguments as in
+    :func:`log_likelihood`.
+    """
     field = field if isinstance(field, Field) else FunctionField(field)
     cond = Cond() if cond is None else cond
     solution, change = _solve_with_density(
-        field, x0, span, cond, divergence, probe, solver or DormandPrince(), controller or Tolerance(rtol=1e-6, atol=1e-6),
-        density_weight, max_evaluations, generator,
+        field,
+        x0,
+        span,
+        cond,
+        divergence,
+        probe,
+        solver or DormandPrince(),
+        controller or Tolerance(rtol=1e-6, atol=1e-6),
+        density_weight,
+        max_evaluations,
+        generator,
     )
     log_density = _log_prior(field, source or Gaussian(), x0, cond) - change
-    return replace(solution, log_density=log_density.where(solution.status == Status.OK, log_density.new_tensor(math.nan)))
+    return replace(
+        solution, log_density=log_density.where(solution.status == Status.OK, log_density.new_tensor(math.nan))
+    )
 
 
 def bits_per_dim(
     log_density: Float[Tensor, " b"], elements: int | Tensor, *, low: float = -1.0, high: float = 1.0, levels: int = 256
 ) -> Float[Tensor, " b"]:
-    """Bits per dimension of data of ``levels`` levels that was scaled to [low, high]: -log p / (d ln 2) + log2(levels / (high - low)).
+    """Bits per dimension of data of ``levels`` levels that was scaled to [low, high]: -log p / (d ln 2) + log2(levels /
+    (high - low)).
 
     The constant is 7 for bytes scaled to [-1, 1] and 8 for [0, 1].
     """
@@ -191,7 +260,12 @@ def bits_per_dim(
 
 
 def dequantise(
-    codes: Int[Tensor, "b *d"], generator: RandomSource | None, *, low: float = -1.0, high: float = 1.0, levels: int = 256,
+    codes: Int[Tensor, "b *d"],
+    generator: RandomSource | None,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+    levels: int = 256,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b *d"]:
     """Uniform dequantisation x = low + (high - low) (k + u) / levels with u uniform on (0, 1)."""
@@ -200,12 +274,21 @@ def dequantise(
 
 
 def dequantised_bound(
-    log_density: Callable[[Tensor], Float[Tensor, " b"]], codes: Int[Tensor, "b *d"], *, samples: int = 1,
-    generator: RandomSource | None = None, low: float = -1.0, high: float = 1.0, levels: int = 256, dtype: torch.dtype = torch.float32,
+    log_density: Callable[[Tensor], Float[Tensor, " b"]],
+    codes: Int[Tensor, "b *d"],
+    *,
+    samples: int = 1,
+    generator: RandomSource | None = None,
+    low: float = -1.0,
+    high: float = 1.0,
+    levels: int = 256,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " b"]:
-    """A lower bound of the log-density, logsumexp_k log p(x + u_k) - log K, for :func:`bits_per_dim`; tighter with more ``samples``.
+    """A lower bound of the log-density, logsumexp_k log p(x + u_k) - log K, for :func:`bits_per_dim`; tighter with more
+    ``samples``.
 
-    The - log K is part of it: left out, bits per dimension look better by log K / (d ln 2). Burda et al. 2015 (arXiv 1509.00519).
+    The - log K is part of it: left out, bits per dimension look better by log K / (d ln 2). Burda et al. 2015 (arXiv
+    1509.00519).
 
     Args:
         log_density: x (b, *d) -> log p(x) (b,), for instance ``lambda x: log_likelihood(field, x).log_density``.
@@ -220,6 +303,7 @@ def dequantised_bound(
     if samples < 1:
         raise ValueError(f"samples must be 1 or more, not {samples}")
     draws = [
-        log_density(dequantise(codes, generator, low=low, high=high, levels=levels, dtype=dtype)) for _ in range(samples)
+        log_density(dequantise(codes, generator, low=low, high=high, levels=levels, dtype=dtype))
+        for _ in range(samples)
     ]
     return torch.stack(draws).logsumexp(0) - math.log(samples)

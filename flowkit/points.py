@@ -19,11 +19,11 @@ from flowkit.metrics.point_sets import energy_distance, wasserstein2
 from flowkit.metrics.transport import count_summary
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives.objective import Networks, Objective
-from flowkit.present import Picture, Presentation
+from flowkit.present import Picture
 from flowkit.random import RandomSource, mix_seed, normal, uniform
 from flowkit.solvers.sampler import Sampler
 from flowkit.solvers.solver import Solution
-from flowkit.tasks import Task
+from flowkit.tasks import Presentation, Task
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -79,10 +79,19 @@ class PointData(DataSource):
 
 
 class MixtureData(PointData):
-    """``modes`` Gaussians of deviation ``deviation`` on a circle of radius ``radius``, with equal weights; the class is the mode."""
+    """``modes`` Gaussians of deviation ``deviation`` on a circle of radius ``radius``, with equal weights; the class is
+    the mode.
+    """
 
     def __init__(
-        self, *, modes: int = 8, radius: float = 3.0, deviation: float = 0.3, size: int = 100_000, held_out: int = 4000, seed: int = 0
+        self,
+        *,
+        modes: int = 8,
+        radius: float = 3.0,
+        deviation: float = 0.3,
+        size: int = 100_000,
+        held_out: int = 4000,
+        seed: int = 0,
     ) -> None:
         super().__init__(size=size, held_out=held_out, seed=seed)
         self.classes, self.radius, self.deviation = modes, radius, deviation
@@ -127,7 +136,8 @@ class PointsTask(Task):
         network: builds a network to the objective's order; a recipe names ``MLP`` and its sizes.
         objective: what is minimised.
         dimension: coordinates of a point.
-        classes: 0 learns the law of all points; n gives the network the condition ``label`` in 0 .. n - 1 (n is the null label).
+        classes: 0 learns the law of all points; n gives the network the condition ``label`` in 0 .. n - 1 (n is the
+            null label).
     """
 
     def __init__(
@@ -148,7 +158,9 @@ class PointsTask(Task):
 
     @torch.no_grad()
     def draw(self, n: int, *, sampler: Sampler, seed: int = 0, label: Int[Tensor, " n"] | None = None) -> Solution:
-        """``n`` points from the learnt law; where the task has classes and ``label`` is None, of classes drawn at random."""
+        """``n`` points from the learnt law; where the task has classes and ``label`` is None, of classes drawn at
+        random.
+        """
         generator = torch.Generator(self.device).manual_seed(mix_seed(seed))
         if self.classes and label is None:
             label = (uniform((n,), generator, device=self.device) * self.classes).long()
@@ -161,7 +173,9 @@ class PointsTask(Task):
         finally:
             self.train(was_training)
 
-    def evaluate(self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
+    ) -> dict[str, float]:
         """Energy distance and exact W2 to real points of the same number (at most 2000), and evaluations."""
         n = min(len(samples), limit or 2000, 2000)
         real = samples.batch(range(n))
@@ -185,7 +199,9 @@ class PointsTask(Task):
         self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None
     ) -> Mapping[str, Presentation]:
         """A picture of ``n`` points; ``request`` may hold a ``label``."""
-        return {"points": scatter({"made": PointsPipeline(self, sampler)(n, seed=seed, **self._requested(request)).cpu()})}
+        return {
+            "points": scatter({"made": PointsPipeline(self, sampler)(n, seed=seed, **self._requested(request)).cpu()})
+        }
 
     def _requested(self, request: Mapping[str, Any] | None) -> dict[str, int]:
         known = ("label",) if self.classes else ()
@@ -214,7 +230,11 @@ class PointsPipeline:
         if label is None:
             return self.task.draw(n, sampler=self.sampler, seed=seed).x
         if not 0 <= label < self.task.classes:
-            classes = f"its classes are 0 to {self.task.classes - 1}" if self.task.classes else "it was trained without classes"
+            classes = (
+                f"its classes are 0 to {self.task.classes - 1}"
+                if self.task.classes
+                else "it was trained without classes"
+            )
             raise UserError(f"the model has no class {label}: {classes}")
         labels = torch.full((n,), label, dtype=torch.long, device=self.task.device)
         return self.task.draw(n, sampler=self.sampler, seed=seed, label=labels).x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import wave
 from collections.abc import Callable
@@ -32,7 +33,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return path
 
 
@@ -112,4 +114,6 @@ class Text:
 
     def save(self, stem: Path) -> Path:
         """Write UTF-8 with a newline at the end."""
-        return write_atomically(_with_suffix(stem, ".txt"), lambda file: file.write((self.text.rstrip("\n") + "\n").encode()))
+        return write_atomically(
+            _with_suffix(stem, ".txt"), lambda file: file.write((self.text.rstrip("\n") + "\n").encode())
+        )

@@ -135,9 +135,19 @@ def deviation_ratio(clips: Sequence[Clip]) -> float | None:
 
 def table(rows: Sequence[Scores]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| | closed set | WER | CER | DNSMOS | duration ratio | mel deviation ratio |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| | closed set | WER | CER | DNSMOS | duration ratio | mel deviation ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         ratios = ["" if value is None else f"{value:.2f}" for value in (row.duration_ratio, row.deviation_ratio)]
-        cells = [row.name, f"{row.closed_set}/{row.clips}", f"{row.wer:.3f}", f"{row.cer:.3f}", f"{row.dnsmos:.2f}", *ratios]
+        cells = [
+            row.name,
+            f"{row.closed_set}/{row.clips}",
+            f"{row.wer:.3f}",
+            f"{row.cer:.3f}",
+            f"{row.dnsmos:.2f}",
+            *ratios,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

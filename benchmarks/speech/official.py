@@ -83,15 +83,28 @@ def _missing(attribute: str) -> Any:
 def load_official(checkout: Path) -> Callable[..., nn.Module]:
     """The class of the official model, imported from ``checkout`` (the folder that holds ``matcha/``)."""
     if not (checkout / "matcha" / "models" / "matcha_tts.py").exists():
-        raise UserError(f"--official {checkout}: no matcha/models/matcha_tts.py there; name a checkout of the official Matcha-TTS repository")
+        raise UserError(
+            f"--official {checkout}: no matcha/models/matcha_tts.py there; name a checkout of the official Matcha-TTS repository"
+        )
     for package in ("diffusers", "einops", "conformer"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"the official Matcha-TTS needs {package}: pip install {package}")
     # lightning does none of the work timed here, and takes seconds to import: always the stand-in.
     _stand_in("lightning", force=True, LightningModule=_LightningModule, Callback=object)
-    _stand_in("lightning.pytorch.utilities", force=True, rank_zero_only=lambda function: function, grad_norm=_Anything())
+    _stand_in(
+        "lightning.pytorch.utilities", force=True, rank_zero_only=lambda function: function, grad_norm=_Anything()
+    )
     _stand_in("lightning.pytorch.loggers", force=True)
-    for name in ("hydra.core.hydra_config", "hydra.utils", "omegaconf", "gdown", "wget", "rich.syntax", "rich.tree", "rootutils"):
+    for name in (
+        "hydra.core.hydra_config",
+        "hydra.utils",
+        "omegaconf",
+        "gdown",
+        "wget",
+        "rich.syntax",
+        "rich.tree",
+        "rootutils",
+    ):
         _stand_in(name)
     sys.path.insert(0, str(checkout))
     try:
@@ -125,8 +138,17 @@ def official_model(checkout: Path, *, mean: float = 0.0, std: float = 1.0, symbo
     encoder = _Config(
         encoder_type="RoPE Encoder",
         encoder_params=SimpleNamespace(
-            n_feats=80, n_channels=192, filter_channels=768, filter_channels_dp=256, n_heads=2, n_layers=6, kernel_size=3, p_dropout=0.1,
-            spk_emb_dim=64, n_spks=1, prenet=True,
+            n_feats=80,
+            n_channels=192,
+            filter_channels=768,
+            filter_channels_dp=256,
+            n_heads=2,
+            n_layers=6,
+            kernel_size=3,
+            p_dropout=0.1,
+            spk_emb_dim=64,
+            n_spks=1,
+            prenet=True,
         ),
         duration_predictor_params=SimpleNamespace(filter_channels_dp=256, kernel_size=3, p_dropout=0.1),
     )
@@ -135,6 +157,13 @@ def official_model(checkout: Path, *, mean: float = 0.0, std: float = 1.0, symbo
     }  # fmt: skip
     model = load_official(checkout)
     return model(
-        n_vocab=symbols, n_spks=1, spk_emb_dim=64, n_feats=80, encoder=encoder, decoder=decoder, cfm=SimpleNamespace(solver="euler", sigma_min=1e-4),
-        data_statistics={"mel_mean": mean, "mel_std": std}, out_size=None,
+        n_vocab=symbols,
+        n_spks=1,
+        spk_emb_dim=64,
+        n_feats=80,
+        encoder=encoder,
+        decoder=decoder,
+        cfm=SimpleNamespace(solver="euler", sigma_min=1e-4),
+        data_statistics={"mel_mean": mean, "mel_std": std},
+        out_size=None,
     )

@@ -46,9 +46,13 @@ def candidates(
     chosen = dict.fromkeys(" ".join(sentence) for sentence in spoken)
     for sentence in chosen:
         if strange := [word for word in sentence.split() if word not in known]:
-            raise UserError(f"the closed-set test cannot hold {sentence!r}: the recogniser does not know {strange[0]!r}")
+            raise UserError(
+                f"the closed-set test cannot hold {sentence!r}: the recogniser does not know {strange[0]!r}"
+            )
     # The order of a hash: a fixed, arbitrary choice that does not favour any letter or topic.
-    texts = {" ".join(words(text)) for text, seconds in corpus.items() if seconds < LONGEST and not re.search(r"\d", text)}
+    texts = {
+        " ".join(words(text)) for text, seconds in corpus.items() if seconds < LONGEST and not re.search(r"\d", text)
+    }
     others = sorted(texts, key=lambda text: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
     for text in others:
         if len(chosen) >= number:
@@ -56,5 +60,7 @@ def candidates(
         if len(text.split()) >= 3 and all(word in known for word in text.split()):
             chosen.setdefault(text)
     if len(chosen) < number:
-        raise UserError(f"only {len(chosen)} of {number} candidate sentences: the corpus is too small for the closed-set test")
+        raise UserError(
+            f"only {len(chosen)} of {number} candidate sentences: the corpus is too small for the closed-set test"
+        )
     return [text.split() for text in chosen]

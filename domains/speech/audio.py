@@ -210,4 +210,5 @@ def _write_samples(path: str, samples: np.ndarray, sample_rate: int, subtype: st
     try:
         soundfile.write(path, samples, sample_rate, subtype=subtype)
     except soundfile.SoundFileError as error:
-        raise OSError(str(error)) from error
+        # The library hides the system's reason.
+        raise OSError(f"{str(error).rstrip('.')}; is the disk full?") from error

@@ -83,12 +83,15 @@ class Matcha(Task):
         speaker_width, language_width: of the embeddings.
         prior_weight, duration_weight: of the two extra losses.
         window: train the decoder on a random stretch of this many frames, 0 for whole utterances; the alignment always sees the whole.
+        weighting: ``utterances`` weighs every utterance's mean loss alike; ``frames`` in proportion to its frames (over the mean of the training
+            set, a constant: exact across processes), so that every frame counts alike and long sentences are not drowned by short words.
         rounding: ``nearest`` makes the total duration the predicted one; ``ceil`` is the published rule, which is too long.
         vocoder: makes sound of mels, built with the mel settings of the data.
     """
 
     mel_mean: Tensor
     mel_std: Tensor
+    mean_frames: Tensor
     duration_totals: Tensor
     stored_voice: Tensor
 
@@ -107,6 +110,7 @@ class Matcha(Task):
         prior_weight: float = 1.0,
         duration_weight: float = 1.0,
         window: int = 0,
+        weighting: Literal["utterances", "frames"] = "utterances",
         rounding: Literal["nearest", "ceil"] = "nearest",
         vocoder: Callable[[MelConfig], Vocoder] = GriffinLim,
     ) -> None:
@@ -117,6 +121,9 @@ class Matcha(Task):
             raise UserError(f"Matcha: rounding is nearest or ceil, not {rounding!r}")
         self.symbols, self.features, self.window, self.rounding = symbols, features, window, rounding
         self.speakers, self.languages = speakers, languages
+        if weighting not in ("utterances", "frames"):
+            raise UserError(f"Matcha: weighting is utterances or frames, not {weighting!r}")
+        self.weighting = weighting
         self.prior_weight, self.duration_weight = prior_weight, duration_weight
         self.speaker_table = nn.Embedding(speakers, speaker_width) if speakers > 1 else None
         self.language_table = nn.Embedding(languages, language_width) if languages > 1 else None
@@ -128,6 +135,7 @@ class Matcha(Task):
         self.make_vocoder = vocoder
         self.register_buffer("mel_mean", torch.zeros(()))
         self.register_buffer("mel_std", torch.ones(()))
+        self.register_buffer("mean_frames", torch.ones(()))
         # Running means of true and predicted frames per token.
         self.register_buffer("duration_totals", torch.zeros(2))
         self.register_buffer("stored_voice", torch.zeros(STORED, dtype=torch.uint8))
@@ -170,6 +178,7 @@ class Matcha(Task):
             )
         self.mel_mean.fill_(float(statistics["mel_mean"]))
         self.mel_std.fill_(float(statistics["mel_std"]))
+        self.mean_frames.fill_(statistics["frames"]["train"] / max(statistics["utterances"]["train"], 1))
         self.stored_voice.copy_(voice.to_bytes())
 
     @property
@@ -222,7 +231,8 @@ class Matcha(Task):
         if self.training and 0 < self.window < mel.shape[2]:
             mel, mu, real = self._cut(aligned, generator)
         values = {"mu": mu} if aligned.speaker is None else {"mu": mu, "speaker": aligned.speaker}
-        return Batch(x1=mel, cond=Cond(values, padding=real), keep=real & aligned.alignable)
+        weight = real.sum((1, 2)) / self.mean_frames if self.weighting == "frames" else None
+        return Batch(x1=mel, cond=Cond(values, padding=real), keep=real & aligned.alignable, weight=weight)
 
     def _cut(self, aligned: Aligned, generator: RandomSource | None) -> tuple[Tensor, Tensor, Tensor]:
         """A random stretch of ``window`` frames of every utterance."""
@@ -246,6 +256,8 @@ class Matcha(Task):
         keep = encoded.real & aligned.alignable.squeeze(2)
         duration = mean_per_sample((log_durations - torch.log(1e-8 + aligned.durations.float())).square(), keep)
         prior = mean_per_sample(0.5 * ((batch.x1 - batch.cond["mu"]).square() + math.log(2.0 * math.pi)), batch.keep)
+        if batch.weight is not None:
+            duration, prior = duration * batch.weight, prior * batch.weight
         if self.training:
             self._follow_durations(log_durations.detach(), aligned.durations, keep)
         total = loss.total + self.duration_weight * duration.mean() + self.prior_weight * prior.mean()

@@ -25,6 +25,8 @@ IPA = (
 )
 #: The 178 published symbols of Matcha-TTS in order. The apostrophe stands twice; its second place is the one in use.
 SYMBOLS: tuple[str, ...] = (PAD, *PUNCTUATION, *LETTERS, *IPA)
+#: What espeak leaves in some languages besides sounds: joints inside words, a palatal sign without its vowel.
+_NO_SOUND = str.maketrans("", "", "-^")
 #: Marks of stress, length and tone: no sound by themselves.
 _MODIFIERS = set("ˈˌːˑʼʴʰʱʲʷˠˤ˞↓↑→↗↘'\u0329")
 
@@ -111,7 +113,7 @@ class EspeakPhonemizer(Phonemizer):
         cleaned = [clean(text, self.language) for text in texts]
         spoken = [text for text in cleaned if text]
         read = iter(backend.phonemize(spoken, strip=True, njobs=1) if spoken else [])
-        return [" ".join(next(read).split()) if text else "" for text in cleaned]
+        return [" ".join(next(read).translate(_NO_SOUND).split()) if text else "" for text in cleaned]
 
 
 class CharacterPhonemizer(Phonemizer):

@@ -108,6 +108,8 @@ def _complete_default(parameter: Parameter, where: str) -> Any:
 
 def specification(instance: Any) -> dict[str, Any]:
     """An object as class_path and init_args. House rule: constructors store their arguments under the same names."""
+    if isinstance(instance, type):  # the default of a factory may be the class itself
+        return {"class_path": import_path(instance), "init_args": {}}
     if isinstance(instance, functools.partial):
         cls, values = instance.func, dict(instance.keywords)
     else:

@@ -18,12 +18,14 @@ class Batch:
     """What a task hands to an objective: data x1 (b, *d), perhaps a given x0, the condition and the loss mask.
 
     ``cond.padding`` is what a network may see, ``keep`` (broadcastable to x1) what counts in the loss; None keeps all that is not padding.
+    ``weight`` (b,) multiplies each sample's loss, before the mean over the batch; None weighs all alike.
     """
 
     x1: Float[Tensor, "b *d"] | None = None
     x0: Float[Tensor, "b *d"] | None = None
     cond: Cond = field(default_factory=Cond)
     keep: Bool[Tensor, "b ..."] | None = None
+    weight: Float[Tensor, " b"] | None = None
 
     @property
     def loss_mask(self) -> Bool[Tensor, "b ..."] | None:

@@ -20,5 +20,7 @@ class GivenPairs(Coupling):
     def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:  # noqa: ARG002
         """Return the batch as it is."""
         if batch.x0 is None:
-            raise UserError("GivenPairs needs an x0 in every batch, and the task gave none: use Independent or MinibatchOT")
+            raise UserError(
+                "GivenPairs needs an x0 in every batch, and the task gave none: use Independent or MinibatchOT"
+            )
         return Draw(batch)

@@ -1,8 +1,9 @@
 """Minibatch optimal transport: the pairing of a batch with the least sum of |x0 - x1|^2.
 
-Two point sets of equal size and weight have an optimal plan that is a permutation (Birkhoff), found exactly by the assignment problem.
-The coupling is the optimal one of the *batch*: at size 1 it is the independent coupling, and it tends to the true plan as the batch grows.
-Tong et al. 2023 (arXiv 2302.00482), Pooladian et al. 2023 (arXiv 2304.14772).
+Two point sets of equal size and weight have an optimal plan that is a permutation (Birkhoff), found exactly by the
+assignment problem. The coupling is the optimal one of the *batch*: at size 1 it is the independent coupling, and it
+tends to the true plan as the batch grows. Tong et al. 2023 (arXiv 2302.00482), Pooladian et al. 2023 (arXiv
+2304.14772).
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ class MinibatchOT(TransportCoupling):
         within: see :class:`TransportCoupling`.
         condition_cost: see :class:`TransportCoupling`.
         ignore_condition: see :class:`TransportCoupling`.
-        replacement: draw as many pairs from the plan with replacement, as torchcfm does, instead of using every sample once: about 37 % of a
-            batch is then left out, and the marginals hold in the mean only. Whole triples (x0, x1, cond) move.
+        replacement: draw as many pairs from the plan with replacement, as torchcfm does, instead of using every sample
+            once: about 37 % of a batch is then left out, and the marginals hold in the mean only. Whole triples (x0,
+            x1, cond) move.
     """
 
     def __init__(
-        self, *, within: str | list[str] | None = None, condition_cost: dict[str, float] | None = None, ignore_condition: bool = False,
+        self,
+        *,
+        within: str | list[str] | None = None,
+        condition_cost: dict[str, float] | None = None,
+        ignore_condition: bool = False,
         replacement: bool = False,
     ) -> None:
         super().__init__(within=within, condition_cost=condition_cost, ignore_condition=ignore_condition)

@@ -1,8 +1,9 @@
 """Entropic optimal transport inside a batch: Sinkhorn's iteration in the log domain.
 
-The plan minimises sum P C - eps H(P) with uniform marginals, so log P_ij = (u_i + v_j - C_ij) / eps. The plain form exp(-C / eps) underflows on
-costs of image size, hence logarithms and an eps relative to the mean cost; eps is lowered in halves with the potentials kept, which makes
-small ones converge. Cuturi 2013 (arXiv 1306.0895); Peyre and Cuturi 2019 (arXiv 1803.00567), section 4.4.
+The plan minimises sum P C - eps H(P) with uniform marginals, so log P_ij = (u_i + v_j - C_ij) / eps. The plain form
+exp(-C / eps) underflows on costs of image size, hence logarithms and an eps relative to the mean cost; eps is lowered
+in halves with the potentials kept, which makes small ones converge. Cuturi 2013 (arXiv 1306.0895); Peyre and Cuturi
+2019 (arXiv 1803.00567), section 4.4.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ class Sinkhorn(TransportCoupling):
     """Pairs drawn from the entropic plan of a batch.
 
     Args:
-        epsilon: strength of the entropy, relative to the mean cost of the batch: towards 0 the exact plan, towards infinity the
-            independent coupling.
-        draws: ``columns``: every x1 stays and draws its x0 from its column of the plan; ``pairs``: as many pairs from the whole
-            plan with replacement (whole triples move); ``permutation``: every sample is used once, the permutation that is best under the plan
-            with Gumbel noise on its logarithm (right in both limits of epsilon, near the plan between them).
+        epsilon: strength of the entropy, relative to the mean cost of the batch: towards 0 the exact plan, towards
+            infinity the independent coupling.
+        draws: ``columns``: every x1 stays and draws its x0 from its column of the plan; ``pairs``: as many pairs from
+            the whole plan with replacement (whole triples move); ``permutation``: every sample is used once, the
+            permutation that is best under the plan with Gumbel noise on its logarithm (right in both limits of epsilon,
+            near the plan between them).
         iterations: at most so many.
         tolerance: relative error of the plan's row sums.
         within: see :class:`TransportCoupling`.
@@ -68,8 +70,14 @@ class Sinkhorn(TransportCoupling):
     """
 
     def __init__(
-        self, *, epsilon: float = 0.05, draws: Literal["columns", "pairs", "permutation"] = "columns", iterations: int = 1000,
-        tolerance: float = 1e-6, within: str | list[str] | None = None, condition_cost: dict[str, float] | None = None,
+        self,
+        *,
+        epsilon: float = 0.05,
+        draws: Literal["columns", "pairs", "permutation"] = "columns",
+        iterations: int = 1000,
+        tolerance: float = 1e-6,
+        within: str | list[str] | None = None,
+        condition_cost: dict[str, float] | None = None,
         ignore_condition: bool = False,
     ) -> None:
         super().__init__(within=within, condition_cost=condition_cost, ignore_condition=ignore_condition)

@@ -1,8 +1,9 @@
 """What couplings by optimal transport share: the cost over unpadded elements, and how conditions are kept.
 
-Moving x0 between samples of different conditions makes q(x0 | cond) differ from the p(x0) that sampling draws from. So transport
-runs inside each value of a condition (``within``), or pays for changing the condition (``condition_cost``; x0 of row i counts as drawn for the
-condition of row i: Cheng and Schwing 2025, arXiv 2503.10636), or the user says ``ignore_condition``. Silence is refused.
+Moving x0 between samples of different conditions makes q(x0 | cond) differ from the p(x0) that sampling draws from. So
+transport runs inside each value of a condition (``within``), or pays for changing the condition (``condition_cost``; x0
+of row i counts as drawn for the condition of row i: Cheng and Schwing 2025, arXiv 2503.10636), or the user says
+``ignore_condition``. Silence is refused.
 """
 
 from __future__ import annotations
@@ -48,12 +49,17 @@ class TransportCoupling(Coupling):
 
     Args:
         within: name or names of conditions; x0 moves only between samples whose values are equal.
-        condition_cost: name -> weight w; moving x0 from row i to j costs w |c_i - c_j|^2 more (w where integers differ).
+        condition_cost: name -> weight w; moving x0 from row i to j costs w |c_i - c_j|^2 more (w where integers
+            differ).
         ignore_condition: transport over the whole batch whatever the other conditions say.
     """
 
     def __init__(
-        self, *, within: str | list[str] | None = None, condition_cost: dict[str, float] | None = None, ignore_condition: bool = False
+        self,
+        *,
+        within: str | list[str] | None = None,
+        condition_cost: dict[str, float] | None = None,
+        ignore_condition: bool = False,
     ) -> None:
         super().__init__()
         self.within: tuple[str, ...] = (within,) if isinstance(within, str) else tuple(within or ())
@@ -70,7 +76,8 @@ class TransportCoupling(Coupling):
         """Pair the batch.
 
         Raises:
-            UserError: the batch has conditions of which the coupling was told nothing, or lacks one that it was told of.
+            UserError: the batch has conditions of which the coupling was told nothing, or lacks one that it was told
+            of.
         """
         if batch.x0 is None or batch.x1 is None:
             raise UserError(f"{type(self).__name__} pairs x0 with x1: the batch lacks one of them")
@@ -95,12 +102,14 @@ class TransportCoupling(Coupling):
         said = (*self.within, *self.condition_cost)
         for name in said:
             if name not in cond.values:
-                raise UserError(f"{type(self).__name__}: the batch has no condition {name!r}: {nearest(name, cond.values)}")
+                raise UserError(
+                    f"{type(self).__name__}: the batch has no condition {name!r}: {nearest(name, cond.values)}"
+                )
         silent = [name for name in cond.values if name not in said]
         if silent and not self.ignore_condition:
             raise UserError(
-                f"{type(self).__name__} would move x0 across the conditions {', '.join(silent)}: say within='{silent[0]}', "
-                f"condition_cost={{'{silent[0]}': ...}} or ignore_condition=True"
+                f"{type(self).__name__} would move x0 across the conditions {', '.join(silent)}: say
+                within='{silent[0]}', " f"condition_cost={{'{silent[0]}': ...}} or ignore_condition=True"
             )
 
     def _extra_cost(self, cond: Cond, group: Int[Tensor, " n"]) -> Float[Tensor, "n n"] | float:

@@ -1,8 +1,9 @@
 """How straight the trajectories of a flow are, and how much the lines of a coupling cross.
 
-For trajectories Z with D = Z_1 - Z_0: S(Z) = int_0^1 E|D - v(Z_t, t)|^2 dt, which is 0 exactly where one Euler step is exact; and for a coupling
-V(X0, X1) = int_0^1 E|dX_t/dt - v*(X_t, t)|^2 dt. For the linear path E|X1 - X0|^2 - E|Z1 - Z0|^2 = S(Z) + V(X0, X1).
-|.|^2 is the sum over the elements of a sample. Liu et al. 2022, "Flow Straight and Fast" (arXiv 2209.03003), section 3.
+For trajectories Z with D = Z_1 - Z_0: S(Z) = int_0^1 E|D - v(Z_t, t)|^2 dt, which is 0 exactly where one Euler step is
+exact; and for a coupling V(X0, X1) = int_0^1 E|dX_t/dt - v*(X_t, t)|^2 dt. For the linear path E|X1 - X0|^2 - E|Z1 -
+Z0|^2 = S(Z) + V(X0, X1). |.|^2 is the sum over the elements of a sample. Liu et al. 2022, "Flow Straight and Fast"
+(arXiv 2209.03003), section 3.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def _velocities(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean velocity of each step (n - 1, b, *d), of the whole (b, *d), and the share of each step in the time (n - 1,)."""
     if xs.shape[0] != ts.shape[0] or xs.shape[0] < 2:
-        raise ValueError(f"{xs.shape[0]} states and {ts.shape[0]} times: one time for each state and two states or more are needed")
+        raise ValueError(
+            f"{xs.shape[0]} states and {ts.shape[0]} times: one time for each state and two states or more are needed"
+        )
     if padding is not None:
         xs = xs.where(padding.expand_as(xs[0]), xs.new_zeros(()))
     span = float(ts[-1] - ts[0])
@@ -47,10 +50,11 @@ def _velocities(
 def straightness(
     xs: Float[Tensor, "n b *d"], ts: Float[Tensor, " n"], *, padding: Bool[Tensor, "b ..."] | None = None
 ) -> Straightness:
-    """S of saved trajectories from the velocities of their steps, sum_i w_i |u_i - D|^2 with w_i the share of step i in the time.
+    """S of saved trajectories from the velocities of their steps, sum_i w_i |u_i - D|^2 with w_i the share of step i in
+    the time.
 
-    On the states of an Euler solve u_i is the field itself, and this is the discrete S of the paper. Any grid, any span, either direction
-    (the span is mapped to length 1: D is the mean velocity).
+    On the states of an Euler solve u_i is the field itself, and this is the discrete S of the paper. Any grid, any
+    span, either direction (the span is mapped to length 1: D is the mean velocity).
     """
     steps, whole, share = _velocities(xs, ts, padding)
     squares = (steps - whole).square().flatten(2).sum(2)
@@ -72,7 +76,13 @@ def _summary(per_sample: Tensor, whole: Tensor) -> Straightness:
 
 
 def degree_of_intersection(
-    field: Field, path: Path, x0: Float[Tensor, "b *d"], x1: Float[Tensor, "b *d"], *, cond: Cond | None = None, times: int = 1,
+    field: Field,
+    path: Path,
+    x0: Float[Tensor, "b *d"],
+    x1: Float[Tensor, "b *d"],
+    *,
+    cond: Cond | None = None,
+    times: int = 1,
     generator: RandomSource | None = None,
 ) -> Float[Tensor, " b"]:
     """V of the pairs (x0, x1) under ``field``, per sample; its mean over the batch estimates V(X0, X1).
@@ -101,10 +111,11 @@ def degree_of_intersection(
 def curvature(
     field: Field, path: AffinePath, xs: Float[Tensor, "n b *d"], ts: Float[Tensor, " n"], *, cond: Cond | None = None
 ) -> Float[Tensor, " b"]:
-    """Variance of x0_hat(Z_t, t) along each trajectory, summed over elements: 0 exactly where the trajectory is of first order.
+    """Variance of x0_hat(Z_t, t) along each trajectory, summed over elements: 0 exactly where the trajectory is of
+    first order.
 
-    x0_hat = (alpha' x - alpha v) / D with the Wronskian D, so the measure does not depend on the schedule that the flow was trained with.
-    Wang et al. 2024, "Rectified Diffusion" (arXiv 2410.07303).
+    x0_hat = (alpha' x - alpha v) / D with the Wronskian D, so the measure does not depend on the schedule that the flow
+    was trained with. Wang et al. 2024, "Rectified Diffusion" (arXiv 2410.07303).
     """
     cond = Cond() if cond is None else cond
     sources: list[Tensor] = []
@@ -118,9 +129,15 @@ def curvature(
 
 
 def straightness_of_pieces(
-    xs: Float[Tensor, "n b *d"], ts: Float[Tensor, " n"], boundaries: Sequence[float], *, padding: Bool[Tensor, "b ..."] | None = None
+    xs: Float[Tensor, "n b *d"],
+    ts: Float[Tensor, " n"],
+    boundaries: Sequence[float],
+    *,
+    padding: Bool[Tensor, "b ..."] | None = None,
 ) -> Straightness:
-    """S of piecewise straight flows: sum over the pieces between ``boundaries`` (which must be among ``ts``) of the piece's S times its length."""
+    """S of piecewise straight flows: sum over the pieces between ``boundaries`` (which must be among ``ts``) of the
+    piece's S times its length.
+    """
     index = [int((ts - boundary).abs().argmin()) for boundary in boundaries]
     for i, boundary in zip(index, boundaries, strict=True):
         if abs(float(ts[i]) - boundary) > 1e-6:

@@ -10,7 +10,11 @@ from flowkit.tensors import sum_per_sample
 
 
 def transport_cost(
-    x0: Float[Tensor, "b *d"], x1: Float[Tensor, "b *d"], *, power: float = 2.0, padding: Bool[Tensor, "b ..."] | None = None
+    x0: Float[Tensor, "b *d"],
+    x1: Float[Tensor, "b *d"],
+    *,
+    power: float = 2.0,
+    padding: Bool[Tensor, "b ..."] | None = None,
 ) -> float:
     """E|x1 - x0|^power with the Euclidean norm of a sample; a rectification lowers it for every convex power."""
     return float(_squared_norm(x1 - x0, padding).pow(power / 2.0).mean())
@@ -19,8 +23,8 @@ def transport_cost(
 def truncation_error(
     x: Float[Tensor, "b *d"], reference: Float[Tensor, "b *d"], *, padding: Bool[Tensor, "b ..."] | None = None
 ) -> float:
-    """sqrt(E|x - reference|^2): with an accurate solve of the same field from the same x0 it is the global truncation error of a sampler;
-    with an accurate solve of another field, the coupling error."""
+    """sqrt(E|x - reference|^2): with an accurate solve of the same field from the same x0 it is the global truncation
+    error of a sampler; with an accurate solve of another field, the coupling error."""
     return float(_squared_norm(x - reference, padding).mean().sqrt())
 
 
@@ -31,7 +35,9 @@ def _squared_norm(x: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def count_summary(solution: Solution) -> dict[str, float]:
-    """Evaluations of the field, network calls (NFE), steps and failures of a solve: means over the batch, and the extremes of NFE."""
+    """Evaluations of the field, network calls (NFE), steps and failures of a solve: means over the batch, and the
+    extremes of NFE.
+    """
     calls = solution.network_calls.double()
     return {
         "nfe": float(calls.mean()),

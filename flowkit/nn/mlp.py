@@ -13,7 +13,8 @@ from flowkit.nn.network import Network, NetworkSpec
 
 
 class MLP(Network):
-    """``depth`` hidden layers of ``width``; every time enters as itself, sin(pi k t) and cos(pi k t) for k = 1 .. frequencies.
+    """``depth`` hidden layers of ``width``; every time enters as itself, sin(pi k t) and cos(pi k t) for k = 1 ..
+    frequencies.
 
     Args:
         spec: what the objective asks for.
@@ -26,8 +27,15 @@ class MLP(Network):
     """
 
     def __init__(
-        self, spec: NetworkSpec, *, dimension: int = 2, width: int = 128, depth: int = 3, frequencies: int = 8,
-        labels: dict[str, int] | None = None, vectors: dict[str, int] | None = None,
+        self,
+        spec: NetworkSpec,
+        *,
+        dimension: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        frequencies: int = 8,
+        labels: dict[str, int] | None = None,
+        vectors: dict[str, int] | None = None,
     ) -> None:
         super().__init__(spec)
         self.dimension = dimension

@@ -1,9 +1,10 @@
 """Flow matching: regress a network on the velocity of conditional paths.
 
-With (x0, x1) from a coupling, t from a law of times and x_t = path.at(x0, x1, t), minimise E |v(x_t, t) - dx_t/dt|^2: its gradient is that of
-the regression on the marginal field E[dx_t/dt | x_t]. Lipman et al. 2022, "Flow Matching for Generative Modeling" (arXiv 2210.02747);
-with the linear path Liu et al. 2022, rectified flow (arXiv 2209.03003); Albergo et al. 2023 (arXiv 2303.08797).
-A network may predict the data, the noise or the score instead: one squared error serves all, in the terms of the prediction.
+With (x0, x1) from a coupling, t from a law of times and x_t = path.at(x0, x1, t), minimise E |v(x_t, t) - dx_t/dt|^2:
+its gradient is that of the regression on the marginal field E[dx_t/dt | x_t]. Lipman et al. 2022, "Flow Matching for
+Generative Modeling" (arXiv 2210.02747); with the linear path Liu et al. 2022, rectified flow (arXiv 2209.03003);
+Albergo et al. 2023 (arXiv 2303.08797). A network may predict the data, the noise or the score instead: one squared
+error serves all, in the terms of the prediction.
 """
 
 from __future__ import annotations
@@ -50,10 +51,12 @@ class FlowMatching(Objective):
         coupling: who is paired with whom.
         times: the law of training times.
         prediction: what the network predicts.
-        drop_condition: chance that a sample's condition is replaced by its null, for classifier-free guidance; 0.1 is usual.
+        drop_condition: chance that a sample's condition is replaced by its null, for classifier-free guidance; 0.1 is
+            usual.
         drop_names: which conditions are dropped together; [] means all.
-        error: ``output`` squares the error of what the network predicts, ``velocity`` that of the velocity it means (the two differ by a
-            weight over time, which is infinite at an end for some predictions: then choose times that stay away from it).
+        error: ``output`` squares the error of what the network predicts, ``velocity`` that of the velocity it means
+            (the two differ by a weight over time, which is infinite at an end for some predictions: then choose times
+            that stay away from it).
         reduce: ``mean`` over the kept elements of a sample, or their ``sum``.
 
     Raises:
@@ -85,8 +88,8 @@ class FlowMatching(Objective):
         self.error, self.reduce = error, reduce
         if prediction.needs_independent_gaussian and not self.independent_gaussian:
             raise UserError(
-                f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling Independent, "
-                f"not with {type(source).__name__} and {type(coupling).__name__}"
+                f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling
+                Independent, " f"not with {type(source).__name__} and {type(coupling).__name__}"
             )
 
     @property
@@ -103,7 +106,9 @@ class FlowMatching(Objective):
         if batch.x1 is None:
             raise UserError("flow matching needs data x1, and the task gave none")
         if isinstance(self.coupling, Independent) and batch.x0 is not None:
-            raise UserError("the batch brings its own x0, which the coupling Independent would pass over: say coupling: GivenPairs")
+            raise UserError(
+                "the batch brings its own x0, which the coupling Independent would pass over: say coupling: GivenPairs"
+            )
         if batch.x0 is None and not isinstance(self.coupling, GivenPairs):
             batch = batch.replace(x0=self.source.draw(batch.x1, batch.cond, generator))
         draw = self.coupling.draw(batch, generator)
@@ -118,7 +123,9 @@ class FlowMatching(Objective):
         return batch, dict(draw.terms)
 
     def draw(self, batch: Batch, generator: RandomSource | None) -> tuple[Batch, Point, Tensor, dict[str, Tensor]]:
-        """Everything random of one loss: the paired batch, a point of each path, the weight (b,) of its time, and the coupling's terms."""
+        """Everything random of one loss: the paired batch, a point of each path, the weight (b,) of its time, and the
+        coupling's terms.
+        """
         batch, terms = self.pair(batch, generator)
         assert batch.x0 is not None
         assert batch.x1 is not None
@@ -128,7 +135,13 @@ class FlowMatching(Objective):
         return batch, self.path.at(batch.x0, x1, t), times.weight, terms
 
     def loss(
-        self, networks: Networks, batch: Batch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None  # noqa: ARG002
+        self,
+        networks: Networks,
+        batch: Batch,
+        *,
+        phase: str = "main",
+        step: int = 0,
+        generator: RandomSource | None = None,  # noqa: ARG002
     ) -> Loss:
         """Mean over the batch of weight(t) times the squared error of each sample; the term is called ``flow``."""
         batch, point, weight, terms = self.draw(batch, generator)
@@ -141,32 +154,44 @@ class FlowMatching(Objective):
             error = error * self.prediction.velocity_factor(point.t, self.path).to(error)
         if networks.main.training:
             self.times.record(point.t, error.detach())
+        if batch.weight is not None:
+            weight = weight * batch.weight
         terms = {"flow": weight.to(error) * error, **terms}
         return Loss(torch.stack([term.mean() for term in terms.values()]).sum(), terms)
 
     def field(self, networks: Networks) -> NetworkField:
         """The trained velocity field."""
-        return NetworkField(
-            networks.main, self.path, self.prediction, independent_gaussian=self.independent_gaussian
-        )
+        return NetworkField(networks.main, self.path, self.prediction, independent_gaussian=self.independent_gaussian)
 
     def generate(
-        self, networks: Networks, like: Float[Tensor, "b *d"], cond: Cond, *, sampler: Sampler, x0: Tensor | None = None,
-        span: tuple[float, float] = (0.0, 1.0), generator: RandomSource | None = None, hooks: Sequence[Callable[..., Any]] = (),
+        self,
+        networks: Networks,
+        like: Float[Tensor, "b *d"],
+        cond: Cond,
+        *,
+        sampler: Sampler,
+        x0: Tensor | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+        generator: RandomSource | None = None,
+        hooks: Sequence[Callable[..., Any]] = (),
     ) -> Solution:
         """Solve the field over ``span``; see :class:`Objective`.
 
-        ``x0`` is a draw of the source where the span starts at 0, and the state itself where it starts elsewhere (inversion, stylisation).
+        ``x0`` is a draw of the source where the span starts at 0, and the state itself where it starts elsewhere
+        (inversion, stylisation).
 
         Raises:
-            UserError: the span starts elsewhere than at 0 and no ``x0`` was given, or a temperature was asked for beside a given ``x0``.
+            UserError: the span starts elsewhere than at 0 and no ``x0`` was given, or a temperature was asked for
+            beside a given ``x0``.
         """
         if x0 is None:
             if span[0] != 0.0:
                 raise UserError(f"sampling from t = {span[0]:g} needs the state there: give x0")
             x0 = self.source.draw(like, cond, generator, temperature=sampler.temperature)
         elif sampler.temperature != 1.0:
-            raise UserError(f"temperature {sampler.temperature:g} scales the draw of the source, and x0 was given: leave it at 1")
+            raise UserError(
+                f"temperature {sampler.temperature:g} scales the draw of the source, and x0 was given: leave it at 1"
+            )
         state = self.path.start(x0, cond) if span[0] == 0.0 else x0
         if cond.padding is not None:
             state = state.where(cond.padding, state.new_zeros(()))
@@ -174,13 +199,23 @@ class FlowMatching(Objective):
         if sampler.guidance is not None:
             field = sampler.guidance.apply(field)
         return solve(
-            field, state, solver=sampler.solver, controller=sampler.controller or FixedSteps(sampler.steps, sampler.grid), span=span,
-            cond=cond, max_evaluations=sampler.max_evaluations, generator=generator, hooks=hooks,
+            field,
+            state,
+            solver=sampler.solver,
+            controller=sampler.controller or FixedSteps(sampler.steps, sampler.grid),
+            span=span,
+            cond=cond,
+            max_evaluations=sampler.max_evaluations,
+            generator=generator,
+            hooks=hooks,
         )
 
 
 def squared_error(
-    output: Float[Tensor, "b *d"], target: Float[Tensor, "b *d"], keep: Tensor | None, reduce: Literal["mean", "sum"] = "mean"
+    output: Float[Tensor, "b *d"],
+    target: Float[Tensor, "b *d"],
+    keep: Tensor | None,
+    reduce: Literal["mean", "sum"] = "mean",
 ) -> Float[Tensor, " b"]:
     """|output - target|^2 of each sample over the elements that ``keep`` marks: the one loss kernel of regressions."""
     error = output - target

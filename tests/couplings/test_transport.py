@@ -47,7 +47,9 @@ def test_exact_ot_beats_every_permutation() -> None:
     assert total_cost(paired.x0, x1) == pytest.approx(best, rel=1e-6)
 
 
-@pytest.mark.parametrize("coupling", [MinibatchOT(), MinibatchOT(replacement=True), Sinkhorn(), Sinkhorn(draws="pairs")])
+@pytest.mark.parametrize(
+    "coupling", [MinibatchOT(), MinibatchOT(replacement=True), Sinkhorn(), Sinkhorn(draws="pairs")]
+)
 def test_a_batch_of_one_is_the_independent_coupling(coupling: MinibatchOT | Sinkhorn) -> None:
     x0, x1 = points(1, 3)
     paired = coupling.draw(Batch(x1=x1, x0=x0), torch.Generator().manual_seed(0)).batch
@@ -77,7 +79,9 @@ def test_ot_with_labels_needs_a_word() -> None:
     with pytest.raises(UserError, match="no condition 'labl'.*did you mean 'label'"):
         MinibatchOT(within="labl").draw(batch, None)
     free = MinibatchOT(ignore_condition=True).draw(batch, None).batch
-    assert total_cost(free.x0, x1) == pytest.approx(total_cost(MinibatchOT().draw(Batch(x1=x1, x0=x0), None).batch.x0, x1))
+    assert total_cost(free.x0, x1) == pytest.approx(
+        total_cost(MinibatchOT().draw(Batch(x1=x1, x0=x0), None).batch.x0, x1)
+    )
 
 
 def test_transport_within_a_condition_keeps_every_x0_in_its_class_and_is_optimal_there() -> None:
@@ -121,9 +125,11 @@ def test_with_replacement_whole_triples_move() -> None:
     x0, x1 = points(n, 1)
     cond = Cond({"row": torch.arange(n)}, padding=torch.ones(n, 1, dtype=torch.bool))
     keep = torch.arange(n)[:, None] % 2 == 0
-    drawn = MinibatchOT(replacement=True, ignore_condition=True).draw(
-        Batch(x1=x1, x0=x0, cond=cond, keep=keep), torch.Generator().manual_seed(0)
-    ).batch
+    drawn = (
+        MinibatchOT(replacement=True, ignore_condition=True)
+        .draw(Batch(x1=x1, x0=x0, cond=cond, keep=keep), torch.Generator().manual_seed(0))
+        .batch
+    )
     assert torch.equal(drawn.x1, x1[drawn.cond["row"]])
     assert torch.equal(drawn.keep, keep[drawn.cond["row"]])
     once = MinibatchOT().draw(Batch(x1=x1, x0=x0), None).batch
@@ -135,7 +141,11 @@ def test_with_replacement_whole_triples_move() -> None:
 def test_the_marginals_of_x0_and_x1_are_kept() -> None:
     # Over many batches the law of x0 must stay the source's: here its mean and second moment, with labels.
     g = torch.Generator().manual_seed(0)
-    for coupling in (MinibatchOT(within="label"), Sinkhorn(within="label", epsilon=0.1), Sinkhorn(within="label", draws="pairs")):
+    for coupling in (
+        MinibatchOT(within="label"),
+        Sinkhorn(within="label", epsilon=0.1),
+        Sinkhorn(within="label", draws="pairs"),
+    ):
         kept: list[torch.Tensor] = []
         for _ in range(20):
             x0, label = torch.randn(64, 2, generator=g), torch.randint(2, (64,), generator=g)

@@ -54,7 +54,8 @@ def test_a_scaled_source_and_the_variance_exploding_path_have_the_right_prior() 
     out = log_likelihood(field, x1, source=ScaledGaussian(scale=2.0), controller=Tolerance(1e-9, 1e-9))
     expected = torch.distributions.Normal(0.0, 6.0).log_prob(x1)[:, 0]
     torch.testing.assert_close(out.log_density, expected, atol=1e-6, rtol=0)
-    # At t = 0 the law is N(mu, sigma_max^2 + c^2), the prior N(0, sigma_max^2): near, and it is that prior which must be used.
+    # At t = 0 the law is N(mu, sigma_max^2 + c^2), the prior N(0, sigma_max^2): near, and it is that prior which must
+    # be used.
     path = VEPath()
     mixture = GaussianMixture([1.0], [[0.1]], 0.5, path)
     x1 = mixture.sample(20, torch.Generator().manual_seed(0))
@@ -78,13 +79,19 @@ def test_hutchinson_is_unbiased(probe: str) -> None:
     x1 = torch.tensor([[1.0, -0.5, 0.3, 2.0]], dtype=torch.float64)
     exact = log_likelihood(field, x1, solver=RK4(), controller=FixedSteps(10)).log_density
     drawn = log_likelihood(
-        field, x1.expand(n, 4), divergence="hutchinson", probe=probe, solver=RK4(), controller=FixedSteps(10),
+        field,
+        x1.expand(n, 4),
+        divergence="hutchinson",
+        probe=probe,
+        solver=RK4(),
+        controller=FixedSteps(10),
         generator=torch.Generator().manual_seed(3),
     ).log_density
     assert exact is not None
     assert drawn is not None
     assert float((drawn.mean() - exact).abs()) < 4 * float(drawn.std()) / math.sqrt(n)
-    # Variance of e^T A e: sum over the symmetric part off the diagonal (Rademacher) or all of it (normal), with factor 2.
+    # Variance of e^T A e: sum over the symmetric part off the diagonal (Rademacher) or all of it (normal), with factor
+    # 2.
     symmetric = (matrix + matrix.T) / 2
     if probe == "rademacher":
         symmetric = symmetric - symmetric.diag().diag()
@@ -116,7 +123,9 @@ def test_padded_elements_have_no_density() -> None:
     wide = FunctionField(lambda x, t: torch.cat([x[:, :2] @ matrix[:2, :2].T, x[:, 2:] * math.nan], 1))
     padding = torch.tensor([True, True, False]).expand(5, 3)
     for mode in ("exact", "hutchinson"):
-        out = log_likelihood(wide, x1, cond=Cond(padding=padding), divergence=mode, generator=torch.Generator().manual_seed(0))
+        out = log_likelihood(
+            wide, x1, cond=Cond(padding=padding), divergence=mode, generator=torch.Generator().manual_seed(0)
+        )
         assert bool(out.log_density.isfinite().all())
         if mode == "exact":
             torch.testing.assert_close(out.log_density, alone, atol=1e-5, rtol=0)
@@ -143,7 +152,8 @@ def test_the_condition_reaches_the_field_as_it_was() -> None:
 
 
 def test_the_density_has_a_tolerance_of_its_own() -> None:
-    # 200 still elements would hide the error of l in the norm; a field whose divergence moves much, while x moves little.
+    # 200 still elements would hide the error of l in the norm; a field whose divergence moves much, while x moves
+    # little.
     d = 200
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -155,7 +165,14 @@ def test_the_density_has_a_tolerance_of_its_own() -> None:
     exact -= d * 0.05 * math.sin(40) / 40
     loose = Tolerance(rtol=0.0, atol=1e-3)
     error = [
-        abs(float(log_likelihood(FunctionField(velocity), x1, divergence="hutchinson", controller=loose, density_weight=w).log_density) - exact)  # type: ignore[arg-type]
+        abs(
+            float(
+                log_likelihood(
+                    FunctionField(velocity), x1, divergence="hutchinson", controller=loose, density_weight=w
+                ).log_density
+            )
+            - exact
+        )  # type: ignore[arg-type]
         for w in (1e-3, 1.0)
     ]
     assert error[1] < 2e-3 < error[0]
@@ -195,11 +212,19 @@ def test_dequantised_bound_is_a_bound_and_tightens() -> None:
     codes = torch.arange(4)[:, None]
     x = dequantise(codes, torch.Generator().manual_seed(0), low=0.0, high=1.0, levels=4)
     assert bool(((x * 4).floor().long() == codes).all())
-    cell = torch.tensor([(2 * k + 1) / 4 for k in range(4)])  # mean of 2 x over the cell: the density that dequantisation bounds
+    cell = torch.tensor(
+        [(2 * k + 1) / 4 for k in range(4)]
+    )  # mean of 2 x over the cell: the density that dequantisation bounds
     g, runs, means = torch.Generator().manual_seed(0), 4000, []
     for samples in (1, 8):
         bound = dequantised_bound(
-            lambda x: (2 * x[:, 0]).log(), codes.repeat(runs, 1), samples=samples, generator=g, low=0.0, high=1.0, levels=4
+            lambda x: (2 * x[:, 0]).log(),
+            codes.repeat(runs, 1),
+            samples=samples,
+            generator=g,
+            low=0.0,
+            high=1.0,
+            levels=4,
         )
         means.append(bound.reshape(runs, 4).mean(0))
     assert bool((means[0] < means[1]).all())

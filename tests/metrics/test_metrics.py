@@ -121,7 +121,9 @@ def test_curvature_is_zero_on_first_order_trajectories_of_any_schedule_only() ->
 def test_truncation_error_halves_with_the_step() -> None:
     field, x0 = GaussianMixture.ring().field(), gaussian(300)
     reference = solve(field, x0, solver=DormandPrince(), controller=FixedSteps(200)).x
-    errors = [truncation_error(solve(field, x0, solver=Euler(), controller=FixedSteps(n)).x, reference) for n in (100, 200)]
+    errors = [
+        truncation_error(solve(field, x0, solver=Euler(), controller=FixedSteps(n)).x, reference) for n in (100, 200)
+    ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1.0, abs=0.1)
 
 

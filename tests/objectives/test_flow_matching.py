@@ -157,7 +157,9 @@ def test_the_loss_is_a_function_of_the_row_not_of_the_batch() -> None:
     cond = Cond({"label": label}, nulls={"label": 3})
     whole = objective.loss(nets, Batch(x1=x1, cond=cond), generator=Rows(7, 0, 8)).terms["flow"]
     halves = [
-        objective.loss(nets, Batch(x1=x1[i : i + 4], cond=cond.take(slice(i, i + 4))), generator=Rows(7, i, 8)).terms["flow"]
+        objective.loss(nets, Batch(x1=x1[i : i + 4], cond=cond.take(slice(i, i + 4))), generator=Rows(7, i, 8)).terms[
+            "flow"
+        ]
         for i in (0, 4)
     ]
     torch.testing.assert_close(torch.cat(halves), whole, rtol=1e-5, atol=1e-6)
@@ -229,7 +231,9 @@ def test_generate_solves_from_the_source_and_counts() -> None:
     sampler = Sampler(solver=Heun(), steps=20)
     out = FlowMatching().generate(nets, like, Cond(), sampler=sampler, generator=generator())
     assert out.network_calls.tolist() == [40] * 400
-    assert float(mixture.log_prob(out.x).mean()) == pytest.approx(float(mixture.log_prob(mixture.sample(4000, generator())).mean()), abs=0.3)
+    assert float(mixture.log_prob(out.x).mean()) == pytest.approx(
+        float(mixture.log_prob(mixture.sample(4000, generator())).mean()), abs=0.3
+    )
     same = FlowMatching().generate(nets, like, Cond(), sampler=sampler, generator=generator())
     assert torch.equal(out.x, same.x)
     adaptive = Sampler(solver=DormandPrince(), controller=Tolerance(1e-6, 1e-6))
@@ -245,7 +249,11 @@ def test_generate_honours_source_path_temperature_and_hooks() -> None:
     still = Networks({"main": Still(NetworkSpec())})
     steps: list[int] = []
     out = FlowMatching(source=ScaledGaussian(scale=3.0)).generate(
-        still, like, Cond(), sampler=Sampler(steps=3, temperature=0.5), generator=generator(),
+        still,
+        like,
+        Cond(),
+        sampler=Sampler(steps=3, temperature=0.5),
+        generator=generator(),
         hooks=[lambda index, t, x, evaluation: steps.append(index)],
     )
     assert float(out.x.std()) == pytest.approx(1.5, rel=0.05)
@@ -260,7 +268,9 @@ class Still(Network):
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
         x = inputs[0]
-        return {"v": torch.zeros_like(x) if "label" not in cond else (cond["label"] == 1).to(x.dtype)[:, None].expand_as(x)}
+        return {
+            "v": torch.zeros_like(x) if "label" not in cond else (cond["label"] == 1).to(x.dtype)[:, None].expand_as(x)
+        }
 
 
 def test_guidance_counts_both_halves() -> None:
