@@ -1,14 +1,15 @@
-"""Matcha-TTS against the official implementation: one training step, and the decoder's real-time factor. Both rivals run in one process.
+"""Matcha-TTS against the official implementation: one training step, and the decoder's real-time factor.
 
-    python -m benchmarks.matcha_official train --recipe speech/matcha-ljspeech --data PREPARED --official CHECKOUT
-    python -m benchmarks.matcha_official decoder --official CHECKOUT --threads 1
+    python -m benchmarks.matcha_official train --recipe speech/matcha-prompts-published --official CHECKOUT
+    python -m benchmarks.matcha_official decoder --official CHECKOUT
 
-CHECKOUT is the folder of a clone of the official repository (it needs the packages diffusers, conformer and einops; its own alignment search is
-used where it was built in place). Without ``--official`` only ours is timed. Rounds alternate between the rivals, and the ratio is the
-median of the ratios of neighbouring rounds, so a busy machine disturbs both.
+CHECKOUT is a clone of the official repository (it needs the packages diffusers, conformer and einops; its own alignment
+search is used where it was built in place). Without ``--official`` only ours is timed. All rivals run in one process and
+take turns; the ratio is the median of the ratios of neighbouring rounds, so a busy machine disturbs both alike.
 
-The training step of ours is the trainer's own: forward, backward, clipping, the optimiser, the moving average and the bookkeeping of losses. The
-official one is forward, backward, clipping and Adam under the same autocast, without its Lightning trainer around it.
+Our training step is the trainer's own: forward, backward, clipping, the optimiser, the moving average and the record of
+losses. The official one is forward, backward, clipping and Adam under the same autocast, without its Lightning trainer.
+It is timed on our batches (similar lengths together) and on batches as its own loader makes them (any lengths).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
         busy: dict[str, list[float]] = {name: [] for name in rivals}
         for round_ in range(args.rounds + 1):
             for name, rival in rivals.items():
-                wall, thread = timed(lambda rival=rival: rival(steps), device)
+                wall, thread = timed(lambda rival=rival, steps=steps: rival(steps), device)
                 if round_:  # the first round warms up
                     walls[name].append(wall)
                     busy[name].append(thread)
@@ -175,7 +176,7 @@ def gigaflops(rival: Callable[[int], Any]) -> float:
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a training step; ours through the trainer, the official one on the same batches and on batches of its own making."""
+    """Seconds of a training step of each rival."""
     run = our_run(args)
     device = run.device
     shares = [share for share, _ in zip(run.loader, range(args.batches), strict=False)]
@@ -336,7 +337,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine(device: str) -> dict[str, str]:
     """What the figures were measured on."""
-    import datetime
+    import datetime as dt
     import platform
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
@@ -344,7 +345,7 @@ def machine(device: str) -> dict[str, str]:
         "device": name,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
+        "date": dt.date.today().isoformat(),
     }
 
 

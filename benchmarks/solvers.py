@@ -96,7 +96,9 @@ def torchode_fixed(field: NetworkField, x: Tensor, steps: int, method: str) -> C
     step = (torchode.Euler if method == "euler" else torchode.Heun)(term=term)
     solver = torchode.AutoDiffAdjoint(step, torchode.FixedStepController())  # pyright: ignore[reportArgumentType]
     problem = torchode.InitialValueProblem(
-        y0=x, t_start=torch.zeros(x.shape[0]), t_end=torch.ones(x.shape[0])  # pyright: ignore[reportArgumentType]
+        y0=x,
+        t_start=torch.zeros(x.shape[0]),
+        t_end=torch.ones(x.shape[0]),  # pyright: ignore[reportArgumentType]
     )
     dt0 = torch.full((x.shape[0],), 1 / steps)
     return lambda: solver.solve(problem, dt0=dt0)  # pyright: ignore[reportArgumentType]
@@ -160,14 +162,24 @@ def van_der_pol(rounds: int, n: int = 1024) -> dict[str, Any]:
     start = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(n, 1)
     field = VanDerPol()
     exact = solve(
-        field, start, solver=DormandPrince(), controller=Tolerance(1e-12, 1e-12), cond=Cond({"mu": mu}), max_evaluations=1_000_000
+        field,
+        start,
+        solver=DormandPrince(),
+        controller=Tolerance(1e-12, 1e-12),
+        cond=Cond({"mu": mu}),
+        max_evaluations=1_000_000,
     )
     assert exact.ok
     # The reference itself, against another implementation.
     for i in (0, n // 2, n - 1):
         m = float(mu[i])
         other = solve_ivp(
-            lambda t, y, m=m: [y[1], m * (1 - y[0] ** 2) * y[1] - y[0]], (0, LENGTH), [2.0, 0.0], method="DOP853", rtol=1e-12, atol=1e-12
+            lambda t, y, m=m: [y[1], m * (1 - y[0] ** 2) * y[1] - y[0]],
+            (0, LENGTH),
+            [2.0, 0.0],
+            method="DOP853",
+            rtol=1e-12,
+            atol=1e-12,
         )
         assert np.abs(other.y[:, -1] - exact.x[i].numpy()).max() < 1e-6, "the reference disagrees with scipy"
 
@@ -199,7 +211,8 @@ def van_der_pol(rounds: int, n: int = 1024) -> dict[str, Any]:
         "flowkit": record("flowkit", ours),
         "torchode": record("torchode", lambda: theirs.solve(problem).ys[:, -1]),
         "torchdiffeq": record(
-            "torchdiffeq", lambda: odeint(lambda t, y: field.velocity(y, mu32), x, ends, rtol=RTOL, atol=ATOL, method="dopri5")[-1]  # pyright: ignore
+            "torchdiffeq",
+            lambda: odeint(lambda t, y: field.velocity(y, mu32), x, ends, rtol=RTOL, atol=ATOL, method="dopri5")[-1],  # pyright: ignore
         ),
     }
     with torch.no_grad():
@@ -228,8 +241,12 @@ def report(results: dict[str, Any]) -> str:
     lines.append("1024 van der Pol oscillators, dopri5 1e-5      worst error   evaluations per sample   milliseconds")
     for name in ("flowkit", "torchode", "torchdiffeq"):
         row = vdp[name]
-        lines.append(f"  {name:42s} {row['worst_error']:13.2e} {row['rows_per_sample']:24.1f} {row['seconds'] * 1e3:14.1f}")
-    lines.append(f"  flowkit counts {vdp['flowkit']['evaluations_per_sample']:.1f} evaluations of unfinished samples (bound 500)")
+        lines.append(
+            f"  {name:42s} {row['worst_error']:13.2e} {row['rows_per_sample']:24.1f} {row['seconds'] * 1e3:14.1f}"
+        )
+    lines.append(
+        f"  flowkit counts {vdp['flowkit']['evaluations_per_sample']:.1f} evaluations of unfinished samples (bound 500)"
+    )
     lines.append(f"  time over torchode {vdp['time_over_torchode']:.2f} (bound 0.85, aim 0.75)")
     lines.append(f"  time over torchdiffeq {vdp['time_over_torchdiffeq']:.2f} (bound 0.35, aim 0.30)")
     return "\n".join(lines)

@@ -1,15 +1,17 @@
-"""How well a trained English voice speaks 22 sentences that it never saw, beside the recordings and the limit of the vocoder.
+"""How well a trained English voice says 22 sentences it never saw, beside the recordings and the limit of the vocoder.
 
     python -m benchmarks.speech_quality RUN [--steps 2 4 10] [--out FILE.json] [--keep FOLDER]
     python -m benchmarks.speech_quality --wavs FOLDER --texts TABLE
 
-RUN is a run folder, a pretrained name (speech/prompts-en) or a model folder. The sentences are named test clips of the English prompts, which are
-fetched and prepared on first use. With --wavs, the sound files FOLDER/NAME.wav are judged instead; TABLE holds a line ``NAME|text`` for each.
+RUN is a run folder, a pretrained name (speech/prompts-en) or a model folder. The sentences are named test clips of the
+English prompts, which are fetched and prepared on first use. With --wavs the sound files FOLDER/NAME.wav are judged
+instead; TABLE holds a line ``NAME|text`` for each.
 
-Closed set: share of clips that a recogniser with a grammar of 100 whole sentences takes for the right one; its control, the same voice with the
-symbols of each sentence shuffled, should be near 0. WER and CER: the same recogniser with its own language model, a floor that mishears
-recordings too. DNSMOS: overall quality, 1 to 5. Duration ratio: seconds said over seconds recorded. Mel deviation ratio: the
-deviation over time of each mel bin, said over recorded. mu is the encoder's mean mel, what regression alone would say.
+Closed set: clips that a recogniser with a grammar of 100 whole sentences takes for the right one; its control, the same
+voice with the symbols of each sentence shuffled, should be near 0. WER and CER: the same recogniser with its own language
+model, a floor that mishears recordings too. DNSMOS: overall quality, 1 to 5. Duration ratio: seconds said over seconds
+recorded. Mel deviation ratio: deviation over time of each mel bin, said over recorded. mu is the encoder's mean mel,
+what regression alone would say.
 """
 
 from __future__ import annotations

@@ -110,23 +110,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = [compare(seed, arguments.steps) for seed in range(arguments.seeds)]
-    print(
-        f"{'seed':>4} {'energy ratio':>13} {'nll gap':>9} {'NFE ratio':>10} {'NFE':>6} {'NFE vp':>7} {'W2':>6}
-        {'floor':>6}"
-    )
+    columns = ("seed", "energy ratio", "nll gap", "NFE ratio", "NFE", "NFE vp", "W2", "W2 floor")
+    print(" ".join(f"{name:>12}" for name in columns))
     for run in runs:
-        linear = run["linear"]
-        print(
-            f"{run['seed']:>4} {run['a_energy_ratio']:>13.2f} {run['b_nll_gap']:>9.4f} {run['c_nfe_ratio']:>10.2f}
-            {linear['nfe']:>6.1f} " f"{run['vp']['nfe']:>7.1f} {linear['wasserstein2']:>6.3f}
-            {linear['wasserstein2_floor']:>6.3f}"
-        )
-    result = {
-        "steps": arguments.steps,
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-        "runs": runs,
-    }
+        linear, vp = run["linear"], run["vp"]
+        row = [run["seed"], run["a_energy_ratio"], run["b_nll_gap"], run["c_nfe_ratio"], linear["nfe"], vp["nfe"]]
+        row += [linear["wasserstein2"], linear["wasserstein2_floor"]]
+        print(" ".join(f"{value:>12.4g}" for value in row))
+    machine = platform.processor() or platform.machine()
+    result = {"steps": arguments.steps, "torch": torch.__version__, "machine": machine, "runs": runs}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     part = arguments.out.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1) + "\n")

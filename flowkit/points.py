@@ -241,7 +241,7 @@ class PointsPipeline:
 
 
 def scatter(sets: Mapping[str, Float[Tensor, "n d"]]) -> Picture:
-    """Sets of points side by side on equal axes (of more than two coordinates, the first two; of one, its histogram)."""
+    """Sets of points side by side on equal axes (the first two coordinates; of one, its histogram)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.0 * len(sets), 4.0), layout="constrained")

@@ -1,4 +1,4 @@
-"""What is measured on a set of clips: intelligibility (closed set, open vocabulary), DNSMOS, durations and the deviation of the mels.
+"""What is measured on clips: intelligibility (closed set, open vocabulary), DNSMOS, durations, deviation of the mels.
 
 Every clip is scaled to a peak of 0.95 first, so that no measure sees the loudness that a vocoder happens to give.
 """
@@ -22,7 +22,7 @@ PEAK = 0.95
 class Clip:
     """One spoken sentence: its words, its sound (float, 16 kHz), and what is known of its mels and length.
 
-    ``mel`` and ``true_mel`` are log-mels (bins, frames); ``seconds`` and ``true_seconds`` the length said and that of the recording.
+    ``mel`` and ``true_mel`` are log-mels (bins, frames); ``seconds`` is the length said, ``true_seconds`` that recorded.
     """
 
     name: str
@@ -58,7 +58,8 @@ class Judge:
     Args:
         sentences: the candidates of the closed-set test.
         cache: folder for recognised answers, or None.
-        listens: the open recogniser hears each clip this often with other noise, and the errors are pooled: one draw alone moves the WER by 0.01.
+        listens: how often the open recogniser hears each clip, with other noise, all errors pooled: one draw alone moves
+            the WER by 0.01.
     """
 
     def __init__(self, sentences: Sequence[Sequence[str]], cache: Path | None, listens: int = 3) -> None:

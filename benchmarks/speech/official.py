@@ -1,9 +1,9 @@
-"""Loads the official Matcha-TTS implementation from a checkout that the user names, as a rival for timings only.
+"""Loads the official Matcha-TTS from a checkout that the user names, as a rival for timings only.
 
-The official package imports its whole training stack (hydra, lightning, downloaders) for a few names. Where such a package is missing, a stand-in
-module takes its place *here, in the benchmark*; the parts that compute are the real ones: ``diffusers`` (attention), ``conformer``, ``einops``. The
-compiled alignment search is the checkout's own when it was built in place (``python setup.py build_ext --inplace``), otherwise
-``monotonic_alignment_search``, which packages the same routine.
+The official package imports its whole training stack (hydra, lightning, downloaders) for a few names. A stand-in module
+takes the place of what is missing *here, in the benchmark*; the parts that compute are the real ones: ``diffusers``
+(attention), ``conformer``, ``einops``. The compiled alignment search is the checkout's own where it was built in place
+(``python setup.py build_ext --inplace``), otherwise ``monotonic_alignment_search``, which packages the same routine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SYMBOLS = 178
 
 
 class _Anything:
-    """Takes any call and any attribute: what a stand-in module hands out for names that are imported and never used here."""
+    """Takes any call and any attribute: what stand-ins hand out for names that are imported and not used here."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -49,7 +49,7 @@ class _LightningModule(nn.Module):
 
 
 def _stand_in(name: str, *, force: bool = False, **contents: Any) -> None:
-    """Put a module ``name`` (and its parents) into ``sys.modules``, unless the real package is installed or ``force`` says so."""
+    """Put a module ``name`` and its parents into ``sys.modules``, unless the real one is installed (``force``: even then)."""
     root = name.partition(".")[0]
     loaded = sys.modules.get(root)
     if loaded is not None and not getattr(loaded, "stand_in", False):
@@ -65,7 +65,7 @@ def _stand_in(name: str, *, force: bool = False, **contents: Any) -> None:
             module.stand_in = True  # pyright: ignore[reportAttributeAccessIssue]
             module.__path__ = []  # pyright: ignore[reportAttributeAccessIssue]
             module.__spec__ = importlib.machinery.ModuleSpec(full, None, is_package=True)
-            module.__getattr__ = lambda attribute: _missing(attribute)  # pyright: ignore[reportAttributeAccessIssue]
+            module.__getattr__ = _missing  # pyright: ignore[reportAttributeAccessIssue]
             sys.modules[full] = module
             if parent is not None:
                 setattr(parent, parts[depth - 1], module)
@@ -84,7 +84,7 @@ def load_official(checkout: Path) -> Callable[..., nn.Module]:
     """The class of the official model, imported from ``checkout`` (the folder that holds ``matcha/``)."""
     if not (checkout / "matcha" / "models" / "matcha_tts.py").exists():
         raise UserError(
-            f"--official {checkout}: no matcha/models/matcha_tts.py there; name a checkout of the official Matcha-TTS repository"
+            f"--official {checkout}: no matcha/models/matcha_tts.py there; name a clone of the official repository"
         )
     for package in ("diffusers", "einops", "conformer"):
         if importlib.util.find_spec(package) is None:
@@ -153,7 +153,8 @@ def official_model(checkout: Path, *, mean: float = 0.0, std: float = 1.0, symbo
         duration_predictor_params=SimpleNamespace(filter_channels_dp=256, kernel_size=3, p_dropout=0.1),
     )
     decoder = {
-        "channels": [256, 256], "dropout": 0.05, "attention_head_dim": 64, "n_blocks": 1, "num_mid_blocks": 2, "num_heads": 2, "act_fn": "snakebeta",
+        "channels": [256, 256], "dropout": 0.05, "attention_head_dim": 64, "n_blocks": 1, "num_mid_blocks": 2,
+        "num_heads": 2, "act_fn": "snakebeta",
     }  # fmt: skip
     model = load_official(checkout)
     return model(

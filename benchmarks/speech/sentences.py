@@ -1,4 +1,4 @@
-"""The sentences of the speech benchmark: 22 recordings that no model trains on, and 100 candidates for the closed-set test."""
+"""The sentences of the speech benchmark: 22 recordings that no model trains on, 100 candidates for the closed set."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from flowkit.errors import UserError
 #: The test clips of the English prompts with three words or more, all known to the recogniser, under nine seconds.
 UNSEEN = (
     "auth-incorrect", "conf-kicked", "conf-muted", "conf-onlyone", "conf-userswilljoin", "confbridge-inc-list-vol-in",
-    "confbridge-inc-list-vol-out", "confbridge-menu-exit-in", "confbridge-menu-exit-out", "confbridge-muted", "confbridge-only-one",
-    "confbridge-removed", "demo-nomatch", "dir-nomatch", "entr-num-rmv-blklist", "info-about-last-call", "pm-invalid-option", "ss-noservice",
-    "vm-dialout", "vm-star-cancel", "vm-tempremoved", "vm-whichbox",
+    "confbridge-inc-list-vol-out", "confbridge-menu-exit-in", "confbridge-menu-exit-out", "confbridge-muted",
+    "confbridge-only-one", "confbridge-removed", "demo-nomatch", "dir-nomatch", "entr-num-rmv-blklist",
+    "info-about-last-call", "pm-invalid-option", "ss-noservice", "vm-dialout", "vm-star-cancel", "vm-tempremoved",
+    "vm-whichbox",
 )  # fmt: skip
 CANDIDATES = 100
 LONGEST = 9.0
@@ -39,7 +40,8 @@ def candidates(
 
     Args:
         spoken: sentences (words) that will be said; each must be in the grammar.
-        corpus: text -> seconds of the recordings to fill up from: sentences of three known words or more, at most nine seconds, without digits.
+        corpus: text -> seconds of the recordings to fill up from: sentences of three known words or more, under nine
+            seconds, without digits.
         known: the recogniser's dictionary.
         number: how many in all.
     """

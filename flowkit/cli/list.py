@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import itertools
+from pathlib import Path
 
 from flowkit.cli import options
 from flowkit.errors import UserError, nearest
@@ -84,8 +86,14 @@ def _recipes() -> list[tuple[str, str]]:
     rows = []
     for name, path in recipe_names().items():
         raw = read_yaml(path)
-        rows.append((name, str(raw.get("description") or "") if isinstance(raw, dict) else "not a recipe"))
+        rows.append((name, str(raw.get("description") or _comment(path)) if isinstance(raw, dict) else "not a recipe"))
     return rows
+
+
+def _comment(path: Path) -> str:
+    """The comment that a recipe starts with."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.lstrip("# ") for line in lines).strip()
 
 
 def _plugins() -> list[tuple[str, str]]:

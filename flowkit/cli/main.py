@@ -140,7 +140,11 @@ def _overview() -> str:
     ]
     lines += [f"  {name:<10} {summary}" for name, (_, summary) in all_verbs().items()]
     lines += ["", "flowkit VERB --help shows the options of a verb, with an example.", "", "examples:"]
-    lines += ["  flowkit list recipes", "  flowkit train generic/mixture-flow-matching --trainer.steps 500", "  flowkit --version"]
+    lines += [
+        "  flowkit list recipes",
+        "  flowkit train generic/mixture-flow-matching --trainer.steps 500",
+        "  flowkit --version",
+    ]
     return "\n".join(lines)
 
 

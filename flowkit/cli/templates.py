@@ -4,7 +4,8 @@ from __future__ import annotations
 
 _METHOD = '''"""@CLASS@: say in one sentence what it is, with the equation and the paper (title, arXiv id).
 
-Minimises E t^sharpness |v(x_t, t) - dx_t/dt|^2 as an example: with sharpness 0 it is flow matching. In FlowKit t = 0 is noise, t = 1 is data.
+Minimises E t^sharpness |v(x_t, t) - dx_t/dt|^2 as an example: with sharpness 0 it is flow matching.
+In FlowKit t = 0 is noise, t = 1 is data.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ class @CLASS@(FlowMatching):
         self.sharpness = sharpness
 
     def loss(
-        self, networks: Networks, batch: Batch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+        self,
+        networks: Networks,
+        batch: Batch,
+        *,
+        phase: str = "main",
+        step: int = 0,
+        generator: RandomSource | None = None,
     ) -> Loss:
         """Mean over the batch of t^sharpness times the squared error of each sample."""
         batch, point, weight, terms = self.draw(batch, generator)
@@ -196,7 +203,8 @@ class @CLASS@Network(Network):
 
     def __init__(self, spec: NetworkSpec, length: int = 16, width: int = 64) -> None:
         super().__init__(spec)
-        self.body = nn.Sequential(nn.Linear(length * spec.inputs + spec.times, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        inputs = length * spec.inputs + spec.times
+        self.body = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.heads = nn.ModuleDict({h.name: nn.Linear(width, length if h.shape == "state" else 1) for h in spec.heads})
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
@@ -231,7 +239,9 @@ class @CLASS@Task(Task):
         like = torch.zeros(n, self.length, device=self.device)
         return self.objective.generate(self.networks, like, Cond(), sampler=sampler, generator=generator).x
 
-    def evaluate(self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
+    ) -> dict[str, float]:
         """How far the deviation of made waves is from that of real ones."""
         n = min(len(samples), limit or 500)
         real = samples.batch(range(n))["wave"]

@@ -48,7 +48,7 @@ def _complete_object(value: Any, place: Slot, where: str) -> Any:
             f"{where}: expected a {place.base.__name__} (its class, or keys class_path and init_args), got {value!r}"
         )
     if place.closed or not (_SPEC_KEYS & set(value)):
-        if not place.closed and parameters(place.base) is None or "class_path" in value:
+        if (not place.closed and parameters(place.base) is None) or "class_path" in value:
             raise UserError(f"{where}: expected the arguments of {place.base.__name__}, got {dict(value)!r}")
         if not place.closed and place.base.__abstractmethods__:
             raise UserError(

@@ -113,7 +113,9 @@ def parse_recipe(
     """
     plugins.import_classes()
     if not isinstance(raw, Mapping):
-        raise UserError(f"{name}: a recipe is a mapping with the keys data, task, trainer and sampler, got {_kind(raw)}")
+        raise UserError(
+            f"{name}: a recipe is a mapping with the keys data, task, trainer and sampler, got {_kind(raw)}"
+        )
     sections = {key: base for key, base in _sections(trainer).items() if key in keys}
     allowed = {"data", "task", "trainer", "sampler", *_PLAIN}
     for key in raw:

@@ -107,9 +107,10 @@ class TransportCoupling(Coupling):
                 )
         silent = [name for name in cond.values if name not in said]
         if silent and not self.ignore_condition:
+            first = silent[0]
             raise UserError(
-                f"{type(self).__name__} would move x0 across the conditions {', '.join(silent)}: say
-                within='{silent[0]}', " f"condition_cost={{'{silent[0]}': ...}} or ignore_condition=True"
+                f"{type(self).__name__} would move x0 across the conditions {', '.join(silent)}: "
+                f"say within={first!r}, condition_cost={{{first!r}: ...}} or ignore_condition=True"
             )
 
     def _extra_cost(self, cond: Cond, group: Int[Tensor, " n"]) -> Float[Tensor, "n n"] | float:

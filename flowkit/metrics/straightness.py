@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,7 +36,7 @@ class Straightness:
 def _velocities(
     xs: Float[Tensor, "n b *d"], ts: Float[Tensor, " n"], padding: Bool[Tensor, "b ..."] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean velocity of each step (n - 1, b, *d), of the whole (b, *d), and the share of each step in the time (n - 1,)."""
+    """Mean velocity of each step (n - 1, b, *d), of the whole (b, *d), and the share in the time of each (n - 1,)."""
     if xs.shape[0] != ts.shape[0] or xs.shape[0] < 2:
         raise ValueError(
             f"{xs.shape[0]} states and {ts.shape[0]} times: one time for each state and two states or more are needed"
@@ -143,7 +144,7 @@ def straightness_of_pieces(
         if abs(float(ts[i]) - boundary) > 1e-6:
             raise ValueError(f"no state was saved at the boundary t = {boundary:g}; the nearest is {float(ts[i]):g}")
     total = xs.new_zeros(xs.shape[1])
-    for first, last in zip(index[:-1], index[1:], strict=True):
+    for first, last in pairwise(index):
         piece = straightness(xs[first : last + 1], ts[first : last + 1], padding=padding)
         total = total + piece.per_sample * float(ts[last] - ts[first])
     whole = _velocities(xs, ts, padding)[1]

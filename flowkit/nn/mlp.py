@@ -26,6 +26,8 @@ class MLP(Network):
         vectors: floating conditions (b, ...), name -> number of elements.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self,
         spec: NetworkSpec,

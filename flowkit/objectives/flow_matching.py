@@ -88,8 +88,8 @@ class FlowMatching(Objective):
         self.error, self.reduce = error, reduce
         if prediction.needs_independent_gaussian and not self.independent_gaussian:
             raise UserError(
-                f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling
-                Independent, " f"not with {type(source).__name__} and {type(coupling).__name__}"
+                f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling Independent, "
+                f"not with {type(source).__name__} and {type(coupling).__name__}"
             )
 
     @property

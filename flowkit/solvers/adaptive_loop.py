@@ -60,7 +60,9 @@ class _Running:
         def pick(value: Tensor) -> Tensor:
             return value.index_select(0, index)
 
-        first = replace(self.first, v=pick(self.first.v), heads={name: pick(head) for name, head in self.first.heads.items()})
+        first = replace(
+            self.first, v=pick(self.first.v), heads={name: pick(head) for name, head in self.first.heads.items()}
+        )
         return _Running(
             pick(self.x),
             pick(self.t),
@@ -152,13 +154,17 @@ class _Adaptive:
     def attempt(self, running: Tensor) -> None:
         """One step of all rows; those that ``running`` does not mark have arrived and do not move."""
         now, problem = self.now, self.problem
-        t1, memory = problem.controller.propose(now.t, now.x, now.first, end=problem.span[1], memory=now.controller_memory)
+        t1, memory = problem.controller.propose(
+            now.t, now.x, now.first, end=problem.span[1], memory=now.controller_memory
+        )
         t1 = torch.minimum(t1, now.goal) if self.forward else torch.maximum(t1, now.goal)
         step = problem.solver.step(problem.field, now.t, t1, now.x, now.first, now.solver_memory, now.cond)
         self.count(step.evaluations, step.calls, running)
         self.size = t1 - now.t
         padding = None if now.cond is None else now.cond.padding
-        accepted, now.controller_memory = problem.controller.judge(now.x, self.size, step, padding=padding, memory=memory)
+        accepted, now.controller_memory = problem.controller.judge(
+            now.x, self.size, step, padding=padding, memory=memory
+        )
         accepted = accepted & running
         now.tally.add_(torch.stack((running, accepted)))
         self.close_attempt()
@@ -228,7 +234,10 @@ class _Adaptive:
         x = torch.cat([p.x for p in parts])[order]
         calls = torch.tensor(self.calls_after, device=x.device)[attempts]
         if any(p.extra_calls is not None for p in parts):
-            calls = calls + torch.cat([torch.zeros_like(p.row) if p.extra_calls is None else p.extra_calls for p in parts])[order]
+            calls = (
+                calls
+                + torch.cat([torch.zeros_like(p.row) if p.extra_calls is None else p.extra_calls for p in parts])[order]
+            )
         good = finite(x, self.problem.cond)
         solution = Solution(
             x=x,

@@ -103,7 +103,9 @@ class Tolerance(Controller):
         first_size: float | None = None,
     ) -> None:
         if not (0 <= rtol < math.inf and 0 <= atol < math.inf and rtol + atol > 0):
-            raise UserError(f"Tolerance: rtol = {rtol} and atol = {atol} must not be negative, and one of them must be positive")
+            raise UserError(
+                f"Tolerance: rtol = {rtol} and atol = {atol} must not be negative, and one of them must be positive"
+            )
         if not (0 < shrink < 1 <= grow and 0 < safety < 1):
             raise UserError(
                 f"Tolerance: need 0 < shrink < 1 <= grow and 0 < safety < 1, not shrink = {shrink}, grow = {grow}, safety = {safety}"
@@ -119,7 +121,14 @@ class Tolerance(Controller):
         return f"Tolerance(rtol={self.rtol:g}, atol={self.atol:g})"
 
     def begin(
-        self, field: Field, t: Float[Tensor, " b"], x: Float[Tensor, "b *d"], first: Evaluation, *, end: float, solver: Solver,
+        self,
+        field: Field,
+        t: Float[Tensor, " b"],
+        x: Float[Tensor, "b *d"],
+        first: Evaluation,
+        *,
+        end: float,
+        solver: Solver,
         cond: Cond | None,
     ) -> Beginning:
         span = end - t[:1]
@@ -152,12 +161,24 @@ class Tolerance(Controller):
             return size * span.sign(), evaluation.calls
 
     def propose(
-        self, t: Float[Tensor, " b"], x: Float[Tensor, "b *d"], first: Evaluation, *, end: float, memory: ToleranceMemory
+        self,
+        t: Float[Tensor, " b"],
+        x: Float[Tensor, "b *d"],
+        first: Evaluation,
+        *,
+        end: float,
+        memory: ToleranceMemory,
     ) -> tuple[Float[Tensor, " b"], ToleranceMemory]:
         return t + memory.size, memory
 
     def judge(
-        self, x: Float[Tensor, "b *d"], size: Float[Tensor, " b"], step: Step, *, padding: Tensor | None, memory: ToleranceMemory
+        self,
+        x: Float[Tensor, "b *d"],
+        size: Float[Tensor, " b"],
+        step: Step,
+        *,
+        padding: Tensor | None,
+        memory: ToleranceMemory,
     ) -> Judgement:
         assert step.error is not None
         with torch.no_grad():
@@ -182,7 +203,9 @@ def _coarse(value: Tensor) -> Tensor:
     return value.to(torch.bfloat16)
 
 
-def scaled_norm(value: Float[Tensor, "b *d"], tolerance: Float[Tensor, "b *d"], padding: Tensor | None) -> Float[Tensor, " b"]:
+def scaled_norm(
+    value: Float[Tensor, "b *d"], tolerance: Float[Tensor, "b *d"], padding: Tensor | None
+) -> Float[Tensor, " b"]:
     """Root mean square of value / tolerance over each sample's unpadded elements, float64."""
     ratio = value / tolerance
     if ratio.ndim == 1:

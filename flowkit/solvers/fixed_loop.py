@@ -6,6 +6,7 @@ No value is read back and no tensor is copied to the device, so a solve can be c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -92,14 +93,21 @@ def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
     for hook in hooks:
         replacement = hook(done, times[done], x, None)
         x = x if replacement is None else replacement
-    status = torch.full((b,), Status.OK if done == steps else Status.MAX_EVALUATIONS, dtype=torch.int64, device=x.device)
+    # Status.NON_FINITE where True, Status.OK = 0 where False.
+    status = finite(x, cond).logical_not_().mul(int(Status.NON_FINITE))
+    if done < steps:
+        status = torch.where(status == 0, int(Status.MAX_EVALUATIONS), status)
+
+    def count(value: int) -> Tensor:
+        return torch.full((b,), value, dtype=torch.int64, device=x.device)
+
     solution = Solution(
         x=x,
-        evaluations=torch.full_like(status, evaluations),
-        network_calls=calls.to(torch.int64).expand(b) if isinstance(calls, Tensor) else torch.full_like(status, calls),
-        accepted=torch.full_like(status, done),
-        rejected=torch.zeros_like(status),
-        status=torch.where(finite(x, cond), status, int(Status.NON_FINITE)),
+        evaluations=count(evaluations),
+        network_calls=calls.to(torch.int64).expand(b) if isinstance(calls, Tensor) else count(calls),
+        accepted=count(done),
+        rejected=count(0),
+        status=status,
         stopped_at=torch.full((b,), plan[done], dtype=torch.float64, device=x.device),
     )
     if trajectory is not None:
@@ -114,9 +122,16 @@ def _times(plan: Sequence[float], x: Tensor) -> list[Tensor]:
     """Every time of the plan as a view (b,) of one element."""
     dtype, b = time_dtype(x), x.shape[0]
     if x.device.type == "cpu":
-        return [t.expand(b) for t in torch.tensor(plan, dtype=dtype).unbind()]
+        return [t.expand(b) for t in _on_host(tuple(plan), dtype)]
     # Filled on the device: a copy from the host would wait for it.
     return [torch.full((), t, dtype=dtype, device=x.device).expand(b) for t in plan]
+
+
+@lru_cache(maxsize=64)
+def _on_host(plan: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    # Plain tensors even in inference mode, for later solves may want gradients.
+    with torch.inference_mode(False):
+        return torch.tensor(plan, dtype=dtype).unbind()
 
 
 def check_shape(first: Evaluation, x: Tensor) -> None:
@@ -127,8 +142,11 @@ def check_shape(first: Evaluation, x: Tensor) -> None:
 
 def finite(x: Tensor, cond: Cond | None) -> Tensor:
     """(b,): are all unpadded elements of a sample finite?"""
-    # 0 * x is 0, or NaN where x is not finite: cheaper than a mask of the state.
-    zero = x * 0
+    x = x.detach()
+    # x - x is 0, or NaN where x is not finite: cheaper than a mask of the state.
+    zero = x - x
     if cond is not None and cond.padding is not None:
         zero = torch.where(cond.padding, zero, 0.0)
-    return (zero.flatten(1).sum(1) if x.ndim > 1 else zero) == 0
+    if x.ndim > 1:
+        zero = (zero if x.ndim == 2 else zero.flatten(1)).sum(1)
+    return zero == 0

@@ -45,7 +45,9 @@ def read_times(save: SavePlan, span: tuple[float, float]) -> list[float] | None:
 class Recorder:
     """Collects states at given times, or the dense solution, step by step."""
 
-    def __init__(self, x: Float[Tensor, "b *d"], times: list[float] | None, dense: bool, span: tuple[float, float]) -> None:
+    def __init__(
+        self, x: Float[Tensor, "b *d"], times: list[float] | None, dense: bool, span: tuple[float, float]
+    ) -> None:
         self._direction = 1.0 if span[1] >= span[0] else -1.0
         self._dense = DenseSolution(x, self._direction) if dense else None
         self._times = times
@@ -72,8 +74,13 @@ class Recorder:
                 self._xs[i] = polynomial(theta).to(x1.dtype)
 
     def add(
-        self, rows: Int[Tensor, " m"], accepted: Bool[Tensor, " m"], t0: Float[Tensor, " m"], t1: Float[Tensor, " m"],
-        x1: Float[Tensor, "m *d"], polynomial: Polynomial,
+        self,
+        rows: Int[Tensor, " m"],
+        accepted: Bool[Tensor, " m"],
+        t0: Float[Tensor, " m"],
+        t1: Float[Tensor, " m"],
+        x1: Float[Tensor, "m *d"],
+        polynomial: Polynomial,
     ) -> None:
         """One attempt of the samples ``rows``, each with its own times."""
         if self._dense is not None:

@@ -67,7 +67,9 @@ def solve(
     if not (math.isfinite(start) and math.isfinite(end)):
         raise UserError(f"solve: the span must be two finite times, not {span}")
     if not x.is_floating_point() or x.ndim < 1:
-        raise UserError(f"solve: the state must be a floating tensor with the batch first, not {x.dtype} of shape {tuple(x.shape)}")
+        raise UserError(
+            f"solve: the state must be a floating tensor with the batch first, not {x.dtype} of shape {tuple(x.shape)}"
+        )
     if controller is None:
         controller = _default_controller(solver)
     if controller.needs_error and solver.error_order is None:
@@ -76,9 +78,7 @@ def solve(
             "use FixedSteps, or DormandPrince, Tsitouras or BogackiShampine"
         )
     as_field = field if isinstance(field, Field) else FunctionField(field, takes_cond=_takes_cond(field))
-    problem = Problem(
-        as_field, x, solver, controller, (start, end), cond, save, max_evaluations, generator, hooks
-    )
+    problem = Problem(as_field, x, solver, controller, (start, end), cond, save, max_evaluations, generator, hooks)
     return sensitivity.run(problem, integrate)
 
 
@@ -90,16 +90,22 @@ def integrate(problem: Problem) -> Solution:
     if plan is not None:
         return run_fixed(problem, plan)
     if problem.cond is not None and problem.cond.varies:
-        raise UserError("solve: the condition is redrawn at every evaluation, so steps cannot be chosen by an error: use FixedSteps")
+        raise UserError(
+            "solve: the condition is redrawn at every evaluation, so steps cannot be chosen by an error: use FixedSteps"
+        )
     if problem.save is Save.STEPS:
-        raise UserError("solve: save=STEPS needs FixedSteps, for adaptive steps differ by sample: give times, or save=DENSE")
+        raise UserError(
+            "solve: save=STEPS needs FixedSteps, for adaptive steps differ by sample: give times, or save=DENSE"
+        )
     return run_adaptive(problem)
 
 
 def _default_controller(solver: Solver) -> Controller:
     if solver.error_order is None:
         name = type(solver).__name__
-        raise UserError(f"solve: {name} does not estimate its error: say controller=FixedSteps(steps), or take DormandPrince()")
+        raise UserError(
+            f"solve: {name} does not estimate its error: say controller=FixedSteps(steps), or take DormandPrince()"
+        )
     return Tolerance()
 
 
@@ -108,7 +114,11 @@ def _takes_cond(function: Callable[..., object]) -> bool:
     code, bound = getattr(function, "__code__", None), 0
     if code is None and hasattr(function, "__func__"):
         code, bound = function.__func__.__code__, 1  # pyright: ignore[reportFunctionMemberAccess]
-    if code is not None and code.co_argcount - bound == 2 and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+    if (
+        code is not None
+        and code.co_argcount - bound == 2
+        and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    ):
         return False  # the common case, without the cost of a signature
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -118,5 +128,7 @@ def _takes_cond(function: Callable[..., object]) -> bool:
         return True
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(positional) < 2 or any(p.default is p.empty for p in positional[3:]):
-        raise UserError(f"solve: the field must be a Field or a function (x, t) or (x, t, cond), not {inspect.signature(function)}")
+        raise UserError(
+            f"solve: the field must be a Field or a function (x, t) or (x, t, cond), not {inspect.signature(function)}"
+        )
     return len(positional) > 2 and (positional[2].default is positional[2].empty or positional[2].name == "cond")

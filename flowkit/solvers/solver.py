@@ -124,7 +124,14 @@ class Controller(ABC):
         return None
 
     def begin(
-        self, field: Field, t: Float[Tensor, " b"], x: Float[Tensor, "b *d"], first: Evaluation, *, end: float, solver: Solver,
+        self,
+        field: Field,
+        t: Float[Tensor, " b"],
+        x: Float[Tensor, "b *d"],
+        first: Evaluation,
+        *,
+        end: float,
+        solver: Solver,
         cond: Cond | None,
     ) -> Beginning:
         """Called once before the first step; may evaluate the field to find an initial size."""
@@ -183,10 +190,17 @@ class Solution:
         status, at = Status(int(self.status[sample])), float(self.stopped_at[sample])
         what, advice = {
             Status.OK: ("arrived at", ""),
-            Status.MAX_EVALUATIONS: ("stopped at", ", out of evaluations: raise max_evaluations or loosen the tolerance"),
-            Status.STEP_TOO_SMALL: (
-                "stopped at", ", the step fell below the resolution of time: loosen the tolerance, or use float64"
+            Status.MAX_EVALUATIONS: (
+                "stopped at",
+                ", out of evaluations: raise max_evaluations or loosen the tolerance",
             ),
-            Status.NON_FINITE: ("stopped at", ", the field is not finite there: check the network, or start away from the end"),
+            Status.STEP_TOO_SMALL: (
+                "stopped at",
+                ", the step fell below the resolution of time: loosen the tolerance, or use float64",
+            ),
+            Status.NON_FINITE: (
+                "stopped at",
+                ", the field is not finite there: check the network, or start away from the end",
+            ),
         }[status]
         return f"sample {sample}: {what} t = {at:g}{advice}"

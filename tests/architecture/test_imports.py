@@ -22,7 +22,12 @@ HEAVY = [
 def modules_after(statement: str) -> set[str]:
     script = f"import sys; sys.argv = ['x']\n{statement}\nprint('|'.join(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=ROOT,
     )
     return {name.split(".")[0] for name in done.stdout.strip().rpartition("\n")[2].split("|")}
 
@@ -43,7 +48,9 @@ def test_a_plain_script_loads_only_torch_numpy_einops_and_jaxtyping():
 
 
 def test_help_loads_no_torch():
-    loaded = modules_after("from flowkit.cli.main import main\nmain(['--help']); main(['train', '--help']); main(['speak', '--help'])")
+    loaded = modules_after(
+        "from flowkit.cli.main import main\nmain(['--help']); main(['train', '--help']); main(['speak', '--help'])"
+    )
     assert "torch" not in loaded
     assert not loaded & (set(HEAVY) - {"yaml"})
 

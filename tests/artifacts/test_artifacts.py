@@ -33,7 +33,12 @@ def task(recipe):
 @pytest.fixture
 def folder(tmp_path, recipe, task):
     card = Card(
-        title="A toy", data="drawn by hand, CC0", licence="CC0-1.0", metrics={"spread": 0.123456}, nfe=6, limits="It is a toy."
+        title="A toy",
+        data="drawn by hand, CC0",
+        licence="CC0-1.0",
+        metrics={"spread": 0.123456},
+        nfe=6,
+        limits="It is a toy.",
     )
     return save_pretrained(tmp_path / "model", task, recipe=recipe, statistics={"size": 10}, card=card)
 
@@ -51,7 +56,15 @@ def test_a_saved_model_comes_back_equal(folder, task):
 def test_the_folder_holds_four_files_and_the_card_says_what_it_must(folder):
     assert sorted(p.name for p in folder.iterdir()) == sorted([CONFIG, WEIGHTS, INFO, CARD])
     card = (folder / CARD).read_text()
-    for word in ("# A toy", "drawn by hand, CC0", "CC0-1.0", "| spread | 0.1235 |", "6 network calls", "It is a toy.", "config.yaml"):
+    for word in (
+        "# A toy",
+        "drawn by hand, CC0",
+        "CC0-1.0",
+        "| spread | 0.1235 |",
+        "6 network calls",
+        "It is a toy.",
+        "config.yaml",
+    ):
         assert word in card
     assert oct(folder.stat().st_mode & 0o777) == "0o755"
 

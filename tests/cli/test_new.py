@@ -34,7 +34,11 @@ def test_a_new_method_passes_its_test(flowkit, tmp_path):
     code, out, _ = flowkit("new", "method", "late-weighting", "--out", tmp_path)
     assert code == 0
     assert "pytest" in out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["late_weighting.py", "late_weighting.yaml", "test_late_weighting.py"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "late_weighting.py",
+        "late_weighting.yaml",
+        "test_late_weighting.py",
+    ]
     assert "@" not in (tmp_path / "late_weighting.yaml").read_text()
     check_style(tmp_path)
     run_tests(tmp_path / "test_late_weighting.py")

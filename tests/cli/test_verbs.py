@@ -39,7 +39,17 @@ def test_a_dry_run_writes_nothing(flowkit, toy_recipe, tmp_path, monkeypatch):
 
 
 def test_one_batch_is_overfitted(flowkit, toy_recipe, tmp_path):
-    options = ["--overfit-batch", "--trainer.steps", 300, "--trainer.lr", "1e-2", "--trainer.log_every", 50, "--trainer.ema", 0]
+    options = [
+        "--overfit-batch",
+        "--trainer.steps",
+        300,
+        "--trainer.lr",
+        "1e-2",
+        "--trainer.log_every",
+        50,
+        "--trainer.ema",
+        0,
+    ]
     assert flowkit("train", toy_recipe, "--out", tmp_path / "r", *options, "--task.network.width", 32)[0] == 0
     losses = [row["train/loss"] for row in lines(tmp_path / "r" / "metrics.jsonl") if "train/loss" in row]
     assert losses[-1] < 0.8 * losses[0]
@@ -67,7 +77,9 @@ def test_a_finished_run_is_not_overwritten(flowkit, toy_run, toy_recipe, tmp_pat
 
 def test_sample_writes_files_and_obeys_the_sampler(flowkit, toy_run, tmp_path):
     def points(name, *options):
-        code, out, err = flowkit("sample", toy_run, "-n", 5, "--device", "cpu", "--out", tmp_path / name, "--json", *options)
+        code, out, err = flowkit(
+            "sample", toy_run, "-n", 5, "--device", "cpu", "--out", tmp_path / name, "--json", *options
+        )
         assert code == 0, err
         return (tmp_path / name / "points.txt").read_text(), json.loads(out)["files"]["points"]
 
@@ -80,7 +92,10 @@ def test_sample_writes_files_and_obeys_the_sampler(flowkit, toy_run, tmp_path):
     assert points("e", "--solver", "Heun")[0] != plain
     assert points("f", "--sampler.steps", 1)[0] == points("d", "--steps", 1)[0]
     assert points("g", "--solver", "DormandPrince", "--tolerance", "1e-4")[0] != plain
-    assert points("h", "--temperature", "0")[0].splitlines().count(points("h", "--temperature", "0")[0].splitlines()[0]) == 5
+    assert (
+        points("h", "--temperature", "0")[0].splitlines().count(points("h", "--temperature", "0")[0].splitlines()[0])
+        == 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +117,9 @@ def test_sample_refuses_what_cannot_be(flowkit, toy_run, tmp_path, options, word
 
 
 def test_evaluate_prints_and_writes_metrics(flowkit, toy_run, tmp_path):
-    code, out, _ = flowkit("evaluate", toy_run, "--steps", 2, "--device", "cpu", "--json", "--out", tmp_path / "m" / "e.json")
+    code, out, _ = flowkit(
+        "evaluate", toy_run, "--steps", 2, "--device", "cpu", "--json", "--out", tmp_path / "m" / "e.json"
+    )
     assert code == 0
     assert json.loads(out)["metrics"]["evaluations"] == 2
     assert json.loads((tmp_path / "m" / "e.json").read_text()) == json.loads(out)
@@ -159,7 +176,11 @@ def test_show(flowkit, toy_run, toy_recipe):
 
 
 def test_data(flowkit, toy_recipe):
-    assert json.loads(flowkit("data", "prepare", toy_recipe, "--json")[1]) == {"train": 64, "validation": 64, "test": 64}
+    assert json.loads(flowkit("data", "prepare", toy_recipe, "--json")[1]) == {
+        "train": 64,
+        "validation": 64,
+        "test": 64,
+    }
     assert "64 samples" in flowkit("data", "prepare", toy_recipe)[1]
     assert yaml.safe_load(flowkit("data", "stats", toy_recipe, "--data.size", 5)[1])["size"] == 5
 

@@ -67,7 +67,9 @@ def test_a_package_is_opted_in(tmp_path, monkeypatch):
     package = tmp_path / "package_for_test"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "plugin.py").write_text("from flowkit.config.plugins import Plugin\nplugin = Plugin('package_for_test')\n")
+    (package / "plugin.py").write_text(
+        "from flowkit.config.plugins import Plugin\nplugin = Plugin('package_for_test')\n"
+    )
     plugin = plugins.add_plugin_file(package)
     assert plugin.packages == ("package_for_test",)
     assert plugins.is_allowed("package_for_test.data.Source")

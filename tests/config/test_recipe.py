@@ -128,7 +128,9 @@ def mistake_in(text: str) -> str:
     return message
 
 
-@pytest.mark.parametrize(("text", "word"), [("", "an empty file"), ("[1]", "a list"), ("x: 1", "'x'"), ("seed: 1", "no 'data'")])
+@pytest.mark.parametrize(
+    ("text", "word"), [("", "an empty file"), ("[1]", "a list"), ("x: 1", "'x'"), ("seed: 1", "no 'data'")]
+)
 def test_what_is_no_recipe_says_so(text, word):
     assert word in mistake(text)
 
@@ -154,7 +156,15 @@ def test_recipes_are_found_by_name_and_by_path():
 
 
 def test_numbers_in_scientific_notation_are_numbers():
-    assert parse_yaml("[1e-4, 1E3, -2.5e-1, .5e2, 1.0e-3, 1e5x, 0x10]", "t") == [1e-4, 1e3, -0.25, 50.0, 1e-3, "1e5x", 16]
+    assert parse_yaml("[1e-4, 1E3, -2.5e-1, .5e2, 1.0e-3, 1e5x, 0x10]", "t") == [
+        1e-4,
+        1e3,
+        -0.25,
+        50.0,
+        1e-3,
+        "1e5x",
+        16,
+    ]
 
 
 def test_yaml_anchors_and_merges_still_work():

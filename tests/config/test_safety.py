@@ -11,11 +11,17 @@ from flowkit.config.recipe import _parser, _policy, parse_recipe
 from flowkit.errors import UserError
 from flowkit.solvers.sampler import Sampler
 
-SAFE = {"data": "ToyData", "task": {"class_path": "ToyTask", "init_args": {"network": "ToyNet", "objective": "FlowMatching"}}}
+SAFE = {
+    "data": "ToyData",
+    "task": {"class_path": "ToyTask", "init_args": {"network": "ToyNet", "objective": "FlowMatching"}},
+}
 
 
 def with_class(place: str, spec: object) -> dict:
-    recipe = {"data": "ToyData", "task": {"class_path": "ToyTask", "init_args": {"network": "ToyNet", "objective": "FlowMatching"}}}
+    recipe = {
+        "data": "ToyData",
+        "task": {"class_path": "ToyTask", "init_args": {"network": "ToyNet", "objective": "FlowMatching"}},
+    }
     if place == "data":
         recipe["data"] = spec
     elif place == "sampler":
@@ -28,12 +34,24 @@ def with_class(place: str, spec: object) -> dict:
 @pytest.mark.parametrize("place", ["data", "network", "objective", "sampler"])
 @pytest.mark.parametrize(
     "name",
-    ["os.system", "subprocess.Popen", "builtins.eval", "flowkit.os.system", "flowkit.config.recipe.Path", "torch.load", "sys.exit"],
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "flowkit.os.system",
+        "flowkit.config.recipe.Path",
+        "torch.load",
+        "sys.exit",
+    ],
 )
 @pytest.mark.parametrize("form", ["name", "spec"])
 def test_foreign_classes_are_refused(place, name, form, tmp_path):
     target = tmp_path / "pwned"
-    spec = name if form == "name" else {"class_path": name, "init_args": {"args": ["touch", str(target)], "command": f"touch {target}"}}
+    spec = (
+        name
+        if form == "name"
+        else {"class_path": name, "init_args": {"args": ["touch", str(target)], "command": f"touch {target}"}}
+    )
     with pytest.raises(UserError) as caught:
         parse_recipe(with_class(place, spec), "r.yaml").build()
     assert name in str(caught.value)

@@ -72,18 +72,23 @@ class ToyTask(Task):
     def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
         return Batch(x1=raw["x"] * self.scale)
 
-    def evaluate(self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
+    ) -> dict[str, float]:
         drawn = self._draw(len(samples) if limit is None else min(limit, len(samples)), sampler, seed)
         return {"spread": float(drawn.std()), "evaluations": float(sampler.steps)}
 
+    @torch.no_grad()
     def _draw(self, n: int, sampler: Sampler, seed: int) -> Tensor:
         like = torch.zeros(n, 2, device=self.device)
         return self.objective.generate(
             self.networks, like, Cond(), sampler=sampler, generator=torch.Generator().manual_seed(seed)
         ).x
 
-    def sample(self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return {"points": ToyPoints(self._draw(n, sampler, seed).detach())}
+    def sample(
+        self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return {"points": ToyPoints(self._draw(n, sampler, seed))}
 
     def pipeline(self, sampler: Sampler) -> Any:
         return lambda n, seed=0: self._draw(n, sampler, seed)
@@ -102,7 +107,9 @@ class ToyPoints:
         return path
 
 
-plugin = Plugin(name="toy", summary="a task for the tests", verbs={"wave": Verb("flowkit_plugin_toy_plugin", "say hello")})
+plugin = Plugin(
+    name="toy", summary="a task for the tests", verbs={"wave": Verb("flowkit_plugin_toy_plugin", "say hello")}
+)
 
 
 def add_arguments(parser: Any) -> None:

@@ -72,11 +72,11 @@ def test_ot_with_labels_needs_a_word() -> None:
     x0, x1 = points(8, 2)
     label = torch.tensor([0, 1] * 4)
     batch = Batch(x1=x1, x0=x0, cond=Cond({"label": label, "speaker": label}))
-    with pytest.raises(UserError, match="label, speaker.*within='label'"):
+    with pytest.raises(UserError, match=r"label, speaker.*within='label'"):
         MinibatchOT().draw(batch, None)
     with pytest.raises(UserError, match="speaker"):
         MinibatchOT(within="label").draw(batch, None)
-    with pytest.raises(UserError, match="no condition 'labl'.*did you mean 'label'"):
+    with pytest.raises(UserError, match=r"no condition 'labl'.*did you mean 'label'"):
         MinibatchOT(within="labl").draw(batch, None)
     free = MinibatchOT(ignore_condition=True).draw(batch, None).batch
     assert total_cost(free.x0, x1) == pytest.approx(

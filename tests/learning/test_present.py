@@ -47,7 +47,7 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
         file.write(b"half")  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match="cannot write .*a.txt: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write .*a.txt: No space left on device"):
         write_atomically(target, fail)
     assert target.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

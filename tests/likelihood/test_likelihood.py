@@ -114,7 +114,7 @@ def test_divergence_is_that_of_the_oracle_in_any_shape() -> None:
 
 
 def test_padded_elements_have_no_density() -> None:
-    field, matrix = linear_field(3)
+    _, matrix = linear_field(3)
     x1 = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x1[:, 2] = math.nan
     small = FunctionField(lambda x, t: x @ matrix[:2, :2].T)

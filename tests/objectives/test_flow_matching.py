@@ -289,7 +289,7 @@ def test_what_cannot_be_honoured_is_refused_in_one_line() -> None:
         FlowMatching().generate(nets, like, Cond(), sampler=Sampler(), span=(0.5, 1.0))
     with pytest.raises(UserError, match="leave it at 1"):
         FlowMatching().generate(nets, like, Cond(), sampler=Sampler(temperature=0.7), x0=like)
-    with pytest.raises(UserError, match="ScorePrediction.*MinibatchOT"):
+    with pytest.raises(UserError, match=r"ScorePrediction.*MinibatchOT"):
         FlowMatching(prediction=ScorePrediction(), coupling=MinibatchOT())
     with pytest.raises(UserError, match="drop_condition is a chance"):
         FlowMatching(drop_condition=1.0)

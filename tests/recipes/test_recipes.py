@@ -43,7 +43,16 @@ def test_its_data_is_built_without_files(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", SMALL)
 def test_it_trains_saves_loads_and_samples(name, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
-    few = ["--trainer.steps", "2", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0", "--trainer.checkpoint_every", "0"]
+    few = [
+        "--trainer.steps",
+        "2",
+        "--trainer.evaluate_every",
+        "0",
+        "--trainer.sample_every",
+        "0",
+        "--trainer.checkpoint_every",
+        "0",
+    ]
     assert main(["train", name, "--out", str(run), "--device", "cpu", "--trainer.progress", "false", *few]) == 0
     capsys.readouterr()
     assert main(["sample", str(run), "-n", "2", "--steps", "2", "--device", "cpu", "--out", str(out), "--json"]) == 0
