@@ -1,11 +1,11 @@
 """Matcha-TTS against the official implementation: one training step, and the decoder's real-time factor.
 
-    python -m benchmarks.matcha_official train --recipe speech/matcha-prompts-published --official CHECKOUT
-    python -m benchmarks.matcha_official decoder --official CHECKOUT
+    python benchmarks/matcha_official.py train --recipe speech/matcha-prompts-published --official CHECKOUT
+    python benchmarks/matcha_official.py decoder --official CHECKOUT
 
 CHECKOUT is a clone of the official repository (it needs the packages diffusers, conformer and einops; its own alignment
-search is used where it was built in place). Without ``--official`` only ours is timed. All rivals run in one process and
-take turns; the ratio is the median of the ratios of neighbouring rounds, so a busy machine disturbs both alike.
+search is used where it was built in place). Without ``--official`` only ours is timed. The rivals run in one process
+and take turns; the ratio is the median of the ratios of neighbouring rounds, so a busy machine disturbs both alike.
 
 Our training step is the trainer's own: forward, backward, clipping, the optimiser, the moving average and the record of
 losses. The official one is forward, backward, clipping and Adam under the same autocast, without its Lightning trainer.
@@ -27,6 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+if not __package__:  # started as a script: the root of the repository holds the modules
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from flowkit.errors import UserError
 
 FRAMES = 432
@@ -37,7 +40,6 @@ STEPS = (2, 4, 10)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark, print its table and write its JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.matcha_official",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -211,9 +213,8 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
     print(markdown(["", "ms a step", "utterances/s", "ours / this"], rows))
     frames = sum(int(share.parts[0].raw["mel_lengths"].sum()) for share in shares)
     padded = sum(share.parts[0].raw["mel"].shape[0] * share.parts[0].raw["mel"].shape[2] for share in shares)
-    print(
-        f"parameters {sum(p.numel() for p in run.task.parameters()):,}; real frames in our batches {frames / padded:.0%}"
-    )
+    parameters = sum(p.numel() for p in run.task.parameters())
+    print(f"parameters {parameters:,}; real frames in our batches {frames / padded:.0%}")
     result = {
         "verb": "train",
         "recipe": args.recipe,
@@ -235,7 +236,7 @@ def our_run(args: argparse.Namespace) -> Any:
     from flowkit.train.run import Run
     from flowkit.train.trainer import Trainer
 
-    overrides = [("trainer.batch", str(args.batch)), ("trainer.precision", args.precision)]
+    overrides = [("trainer.batch", str(args.batch)), ("trainer.precision", f"'{args.precision}'")]
     overrides += [
         ("trainer.device", "cpu" if args.device == "cpu" else "auto"),
         ("trainer.progress", "false"),
@@ -255,9 +256,10 @@ def our_run(args: argparse.Namespace) -> Any:
 
         data = Prepared(str(args.data))
     assert data is not None
+    folder = Path(tempfile.mkdtemp(prefix="matcha-bench-")) / "run"
     return Run(
-        built.trainer, built.task, data, sampler=built.sampler, seed=built.seed, folder=Path(tempfile.mkdtemp(prefix="matcha-bench-")) / "run",
-        recipe_text="", resume=None, overfit_batch=False, dry_run=False,
+        built.trainer, built.task, data, sampler=built.sampler, seed=built.seed, folder=folder, recipe_text="",
+        resume=None, overfit_batch=False, dry_run=False,
     )  # fmt: skip
 
 

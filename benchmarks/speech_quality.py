@@ -1,17 +1,17 @@
 """How well a trained English voice says 22 sentences it never saw, beside the recordings and the limit of the vocoder.
 
-    python -m benchmarks.speech_quality RUN [--steps 2 4 10] [--out FILE.json] [--keep FOLDER]
-    python -m benchmarks.speech_quality --wavs FOLDER --texts TABLE
+    python benchmarks/speech_quality.py RUN [--steps 2 4 10] [--out FILE.json] [--keep FOLDER]
+    python benchmarks/speech_quality.py --wavs FOLDER --texts TABLE
 
 RUN is a run folder, a pretrained name (speech/prompts-en) or a model folder. The sentences are named test clips of the
 English prompts, which are fetched and prepared on first use. With --wavs the sound files FOLDER/NAME.wav are judged
 instead; TABLE holds a line ``NAME|text`` for each.
 
 Closed set: clips that a recogniser with a grammar of 100 whole sentences takes for the right one; its control, the same
-voice with the symbols of each sentence shuffled, should be near 0. WER and CER: the same recogniser with its own language
-model, a floor that mishears recordings too. DNSMOS: overall quality, 1 to 5. Duration ratio: seconds said over seconds
-recorded. Mel deviation ratio: deviation over time of each mel bin, said over recorded. mu is the encoder's mean mel,
-what regression alone would say.
+voice with the symbols of each sentence shuffled, should be near 0. WER and CER: the same recogniser with its own
+language model, a floor that mishears recordings too. DNSMOS: overall quality, 1 to 5. Duration ratio: seconds said over
+seconds recorded. Mel deviation ratio: deviation over time of each mel bin, said over recorded. mu is the encoder's
+mean mel, what regression alone would say.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+if not __package__:  # started as a script: the root of the repository holds the modules
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.speech import measures
 from benchmarks.speech.measures import Clip, Judge, Scores
 from benchmarks.speech.recognise import RATE, dictionary
@@ -37,7 +40,7 @@ from benchmarks.speech.sentences import UNSEEN, candidates, words
 from domains.speech import audio
 from domains.speech.data.corpus import cache_root
 from domains.speech.data.prompts import Prompts
-from domains.speech.vocoder import GriffinLim
+from domains.speech.vocoder import GriffinLim, Vocoder
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speech_quality",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,6 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-references", action="store_true", help="skip the rows of recordings and true mels")
     parser.add_argument("--no-control", action="store_true", help="skip the control with shuffled symbols")
     parser.add_argument("--keys", nargs="*", default=list(UNSEEN), help="other test clips than the named ones")
+    parser.add_argument("--vocoder", choices=("own", "plain"), default="own", help="plain: the anchor figures' vocoder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the clips as wav files")
     parser.add_argument("--wavs", type=Path, metavar="FOLDER", help="judge the wav files of a folder instead")
@@ -139,14 +142,14 @@ def at_16khz(wave: torch.Tensor, rate: int) -> np.ndarray:
     return audio.resample(wave.detach().float().cpu(), rate, RATE).numpy()
 
 
-def reference_rows(clips: Sequence[Recording], config: MelConfig, judge: Judge) -> Iterator[Scores]:
-    """Recordings, and their own mels through Griffin-Lim."""
-    vocoder, rate = GriffinLim(config), config.sample_rate
+def reference_rows(clips: Sequence[Recording], vocoder: Vocoder, judge: Judge, device: str) -> Iterator[Scores]:
+    """Recordings, and their own mels through the vocoder."""
+    rate = vocoder.config.sample_rate
     real = [Clip(r.key, r.words, at_16khz(r.wave, rate)) for r in clips]
     yield judge.score("recordings", real)
-    spoken = [vocoder(r.mel.unsqueeze(0))[0] for r in clips]
+    spoken = [vocoder(r.mel.unsqueeze(0).to(device))[0] for r in clips]
     through = [Clip(r.key, r.words, at_16khz(wave, rate)) for r, wave in zip(clips, spoken, strict=True)]
-    yield judge.score("true mels, Griffin-Lim", through)
+    yield judge.score("true mels, vocoder", through)
 
 
 # A voice
@@ -154,9 +157,10 @@ def reference_rows(clips: Sequence[Recording], config: MelConfig, judge: Judge) 
 
 @dataclass
 class Speaker:
-    """A trained voice that says whole sentences as it saw them in training (users' texts are cut into sentences first)."""
+    """A trained voice that says a whole text in one go, as it saw texts in training (users' texts are cut up)."""
 
     pipeline: Any
+    vocoder: Vocoder
     temperature: float
     seed: int
 
@@ -164,7 +168,7 @@ class Speaker:
         """The clip, and the same from the encoder's means alone; ``shuffled`` puts the symbols in random order."""
         from flowkit.random import Rows, mix_seed
 
-        voice, task, vocoder = self.pipeline.voice, self.pipeline.task, self.pipeline.vocoder
+        voice, task = self.pipeline.voice, self.pipeline.task
         seed = mix_seed(self.seed, draw, *recording.key.encode())
         phonemes = voice.read(recording.text, "en")
         if shuffled:
@@ -175,7 +179,7 @@ class Speaker:
         made = task.synthesise(tokens.unsqueeze(0), lengths, sampler=sampler, generator=Rows(seed, total=1))
         clips = []
         for mel in (made.mel, made.mu):
-            wave = vocoder(mel.float())[0]
+            wave = self.vocoder(mel.float())[0]
             clips.append(
                 Clip(
                     recording.key,
@@ -205,6 +209,15 @@ def voice_rows(
         yield judge.score(f"Euler, {number} step{'s' if number != 1 else ''}", spoken)
 
 
+def make_vocoder(args: argparse.Namespace, pipeline: Any, config: MelConfig) -> Vocoder:
+    """The voice's own vocoder (Griffin-Lim where there is no voice), or the plain one."""
+    if args.vocoder == "plain":
+        from benchmarks.speech.plain_vocoder import PlainGriffinLim
+
+        return PlainGriffinLim(config).to(args.device)
+    return pipeline.vocoder if pipeline is not None else GriffinLim(config)
+
+
 Keep = Callable[[str, Sequence[Clip]], None]
 
 
@@ -215,12 +228,13 @@ def judge_voice(args: argparse.Namespace) -> tuple[list[Scores], dict[str, Any]]
     pipeline = TextToSpeech.from_pretrained(args.model, device=args.device) if args.model else None
     data = Prompts("en", mel=pipeline.voice.mel) if pipeline else Prompts("en")
     data.prepare()
+    vocoder = make_vocoder(args, pipeline, data.mel)
     clips = recordings(data, args.keys)
     judge = Judge(candidates([clip.words for clip in clips], corpus(data), dictionary()), args.cache, args.listens)
     rows: list[Scores] = []
-    extra: dict[str, Any] = {"clips": len(clips), "listens": args.listens}
+    extra: dict[str, Any] = {"clips": len(clips), "listens": args.listens, "vocoder": type(vocoder).__name__}
     if not args.no_references:
-        rows += shown(reference_rows(clips, data.mel, judge))
+        rows += shown(reference_rows(clips, vocoder, judge, args.device))
     if pipeline is None:
         return rows, extra
 
@@ -229,7 +243,7 @@ def judge_voice(args: argparse.Namespace) -> tuple[list[Scores], dict[str, Any]]
             for clip in spoken:
                 audio.write(args.keep / name / f"{clip.name}.wav", torch.from_numpy(measures.level(clip.audio)), RATE)
 
-    speaker = Speaker(pipeline, args.temperature, args.seed)
+    speaker = Speaker(pipeline, vocoder, args.temperature, args.seed)
     extra |= {
         "parameters": sum(p.numel() for p in pipeline.task.parameters()),
         "temperature": args.temperature,

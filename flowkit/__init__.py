@@ -1,7 +1,7 @@
 """FlowKit: one flow-matching core for speech, video, policies and more.
 
-Everything a plain script needs is here by name and imported on first use: ``import flowkit`` itself is instant, and loads torch, numpy, einops
-and jaxtyping only once a name is touched.
+Everything a plain script needs is here by name and imported on first use: ``import flowkit`` itself is instant;
+torch, numpy, einops and jaxtyping are loaded once a name is touched, and nothing heavier before it is needed.
 
 >>> import flowkit
 >>> flowkit.LinearPath().coefficients  # doctest: +ELLIPSIS
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowkit.errors import UserError
 from flowkit.version import __version__
@@ -101,12 +101,7 @@ _WHERE = {
     "Plugin": "flowkit.config.plugins",
 }
 
-__all__ = ["UserError", "__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
-
-if TYPE_CHECKING:
-    from flowkit.artifacts import from_pretrained, load, save_pretrained
-    from flowkit.objectives.flow_matching import FlowMatching
-    from flowkit.solvers.solve import solve
+__all__ = ["UserError", "__version__", *_WHERE]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

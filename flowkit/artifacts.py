@@ -1,8 +1,8 @@
 """Trained models on disk: ``save_pretrained`` folders, and run folders seen the same way.
 
-A ``save_pretrained`` folder holds ``config.yaml`` (the resolved recipe), ``model.safetensors`` (weights and buffers; EMA weights where the training kept
-them), ``flowkit.json`` (format version, plugin, statistics, metrics) and ``README.md`` (the model card). Nothing is pickled, and loading
-never needs the data.
+A ``save_pretrained`` folder holds ``config.yaml`` (the resolved recipe), ``model.safetensors`` (weights and buffers;
+EMA weights where the training kept them), ``flowkit.json`` (format version, plugin, statistics, metrics) and
+``README.md`` (the model card). Nothing is pickled, and loading never needs the data.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def pretrained_names() -> dict[str, Path]:
 
 
 def describe_run(name: str | Path) -> dict[str, Any]:
-    """What ``flowkit show RUN`` prints: the kind of folder, its recipe's file and what is known about it; builds nothing."""
+    """What ``flowkit show RUN`` prints: where its files are and what is known about it; builds nothing."""
     folder = find_run(name)
     config, weights, info = _files(folder)
     return {
@@ -272,7 +272,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: it is not the JSON that save_pretrained writes") from None
     if version > FORMAT:
         raise UserError(
-            f"{path}: format {version} is newer than this FlowKit {__version__} reads (up to {FORMAT}): upgrade flowkit-fm"
+            f"{path}: format {version} is newer than FlowKit {__version__} reads (up to {FORMAT}): upgrade flowkit-fm"
         )
     return info
 
@@ -297,9 +297,8 @@ def _load_weights(task: Task, path: Path) -> None:
         raise UserError(f"{path} does not fit its recipe: tensors {' and '.join(parts)}")
     for key, tensor in stored.items():
         if tensor.shape != wanted[key].shape:
-            raise UserError(
-                f"{path} does not fit its recipe: {key} has shape {tuple(tensor.shape)}, the task wants {tuple(wanted[key].shape)}"
-            )
+            shapes = f"{key} has shape {tuple(tensor.shape)}, the task wants {tuple(wanted[key].shape)}"
+            raise UserError(f"{path} does not fit its recipe: {shapes}")
     task.load_state_dict(stored)
 
 

@@ -44,22 +44,31 @@ def mix_seed(*parts: int) -> int:
     return state >> 1
 
 
+def _mix_tensor(seed: Tensor, *parts: int) -> Tensor:
+    """:func:`mix_seed` of a 0-d int64 tensor and integers, on its device."""
+    state = torch.zeros_like(seed)
+    for part in (seed, *parts):
+        state = _mix(state + part + _GOLDEN)
+    return _shift(state, 1)
+
+
 @dataclass
 class Rows:
     """Keyed draws for the rows ``first .. first + n`` of a global batch of ``total`` rows.
 
-    ``seed`` already holds (seed, step), see :func:`mix_seed`; ``draws`` counts the calls, so two draws of one step
+    ``seed`` already holds (seed, step), see :func:`mix_seed`; as a 0-d int64 tensor it may change between the replays of a
+    captured program, with the same draws as the integer. ``draws`` counts the calls, so two draws of one step
     differ.
     """
 
-    seed: int
+    seed: int | Tensor
     first: int = 0
     total: int = 0
     draws: int = field(default=0)
 
     def bits(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Random int64 of ``shape`` (rows first)."""
-        key = mix_seed(self.seed, self.draws)
+        key = _mix_tensor(self.seed, self.draws) if isinstance(self.seed, Tensor) else mix_seed(self.seed, self.draws)
         self.draws += 1
         row = torch.arange(self.first, self.first + shape[0], device=device) * _GOLDEN + key
         counter = _mix(row)

@@ -22,7 +22,7 @@ PEAK = 0.95
 class Clip:
     """One spoken sentence: its words, its sound (float, 16 kHz), and what is known of its mels and length.
 
-    ``mel`` and ``true_mel`` are log-mels (bins, frames); ``seconds`` is the length said, ``true_seconds`` that recorded.
+    ``mel`` and ``true_mel`` are log-mels (bins, frames); ``seconds`` was said, ``true_seconds`` recorded.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Judge:
     Args:
         sentences: the candidates of the closed-set test.
         cache: folder for recognised answers, or None.
-        listens: how often the open recogniser hears each clip, with other noise, all errors pooled: one draw alone moves
-            the WER by 0.01.
+        listens: how often the open recogniser hears each clip, with other noise, all errors pooled: one draw alone
+            moves the WER by 0.01.
     """
 
     def __init__(self, sentences: Sequence[Sequence[str]], cache: Path | None, listens: int = 3) -> None:

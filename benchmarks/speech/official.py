@@ -49,7 +49,7 @@ class _LightningModule(nn.Module):
 
 
 def _stand_in(name: str, *, force: bool = False, **contents: Any) -> None:
-    """Put a module ``name`` and its parents into ``sys.modules``, unless the real one is installed (``force``: even then)."""
+    """Put a module ``name`` and its parents into ``sys.modules``; only ``force`` hides one that is installed."""
     root = name.partition(".")[0]
     loaded = sys.modules.get(root)
     if loaded is not None and not getattr(loaded, "stand_in", False):

@@ -1,9 +1,9 @@
 """Speech recognition with what ships inside the pocketsphinx package: closed set (a grammar) and open vocabulary.
 
 It is a floor, not the truth: it mishears recordings too, so a figure means something only beside that of the recordings
-in the same table. Every clip gets 0.2 s of silence on both sides and noise of deviation 1e-4 (digital silence upsets the
-front end), from a seed that the samples themselves set, so a clip always gets the same answer. Answers are cached on disk
-under a hash of the audio and of the grammar.
+in the same table. Every clip gets 0.2 s of silence on both sides and noise of deviation 1e-4 (digital silence upsets
+the front end), from a seed that the samples themselves set, so a clip always gets the same answer. Answers are cached
+on disk under a hash of the audio and of the grammar.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOISE = 1e-4
 
 
 def recogniser_input(audio: np.ndarray, draw: int = 0) -> np.ndarray:
-    """int16 samples: ``audio`` (float, 16 kHz, in [-1, 1]) with silence on both sides and draw ``draw`` of the noise."""
+    """int16 samples: ``audio`` (float, 16 kHz, in [-1, 1]) with silence on both sides and one draw of the noise."""
     pad = np.zeros(int(SILENCE * RATE), dtype=np.float32)
     padded = np.concatenate([pad, np.asarray(audio, dtype=np.float32), pad])
     seed = int.from_bytes(hashlib.sha256(np.ascontiguousarray(padded).tobytes()).digest()[:8], "little")

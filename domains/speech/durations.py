@@ -1,7 +1,8 @@
 """From predicted log-durations to whole frames.
 
-The published rule gives every token ceil(w) frames, so that each blank between two symbols takes at least one: measured on the English prompts its speech is
-1.23 times too long. :func:`round_cumulative` rounds the ends of the tokens instead of their lengths: the total is the predicted one.
+The published rule gives every token ceil(w) frames, so that each blank between two symbols takes at least one: measured
+on the English prompts its speech is 1.23 times too long. :func:`round_cumulative` rounds the ends of the tokens instead
+of their lengths: the total is the predicted one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ def round_up(durations: Float[Tensor, "b n"], length_scale: float = 1.0) -> Floa
 def round_cumulative(durations: Float[Tensor, "b n"], needed: Bool[Tensor, "b n"]) -> Float[Tensor, "b n"]:
     """Whole frames per token whose sums follow the sums of ``durations``; tokens marked ``needed`` get at least one.
 
-    The end of token i is max(round(w_0 + ... + w_i), end of token i-1 + needed_i). What a token takes beyond its share is given back by the
-    next tokens that have frames to spare.
+    The end of token i is max(round(w_0 + ... + w_i), end of token i-1 + needed_i). What a token takes beyond its share
+    is given back by the next tokens that have frames to spare.
     """
     least = needed.to(durations.dtype).cumsum(1)
     wanted = durations.cumsum(1).round()

@@ -1,4 +1,4 @@
-"""How a text-to-speech task is judged during training, and what of it is shown: cheap measures, one utterance to look at and to hear."""
+"""How text-to-speech is judged during training: cheap measures, and one utterance to look at and to hear."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def judge(
     """Measures of generated mels on ``samples`` (at most ``limit`` utterances).
 
     Returns:
-        ``mel_distance``: mean absolute log-mel error of mels generated with the true durations, and ``mu_distance`` of the encoder's means;
-        ``mel_std_ratio`` and ``mu_std_ratio``: deviation over time, generated / real (blurred speech is below 1);
-        ``duration_ratio``: frames that synthesis would give / real ones; ``duration_scale``: the correction in use;
-        ``network_calls`` per utterance, the mean; ``finished``: share of the solves that arrived.
+        ``mel_distance``: mean absolute log-mel error of mels generated with the true durations, and ``mu_distance`` of
+        the encoder's means; ``mel_std_ratio`` and ``mu_std_ratio``: deviation over time, generated / real (blurred
+        speech is below 1); ``duration_ratio``: frames that synthesis would give / real ones; ``duration_scale``: the
+        correction in use; ``network_calls`` per utterance, the mean; ``finished``: share of the solves that arrived.
     """
     count = len(samples) if limit is None else min(limit, len(samples))
     if count == 0:
@@ -62,7 +62,7 @@ def judge(
 
 @torch.no_grad()
 def exhibit(task: Matcha, samples: Samples, *, sampler: Sampler, seed: int = 0) -> dict[str, Presentation]:
-    """The first utterance of ``samples`` as sound (from its text alone), the mels (real, means, generated) and the alignment found."""
+    """The first utterance: sound made from its text alone, mels (real, means, generated), the alignment found."""
     if len(samples) == 0:
         return {}
     (raw,) = task._batches(samples, 1, 1)

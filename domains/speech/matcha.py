@@ -1,13 +1,15 @@
-"""Matcha-TTS: text to mel without a vocoder, learning its own alignment (Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional flow
-matching", arXiv 2309.03199).
+"""Matcha-TTS: from text to mel, learning its own alignment.
 
-The text encoder gives a mean mel frame and a log-duration per token; monotonic alignment search says which token each frame belongs to; the
-decoder is any network trained by *any* objective, conditioned on the means spread over the frames. The loss is the objective's, plus
+Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional flow matching" (arXiv 2309.03199).
+The text encoder gives a mean mel frame and a log-duration per token; monotonic alignment search says which token each
+frame belongs to; the decoder is any network trained by *any* objective, conditioned on the means spread over the
+frames. The loss is the objective's, plus
 
     dur   = mean over tokens of (log w - log(1e-8 + d))^2, the predictor behind a stop-gradient, and
     prior = mean over frames and bins of ((y - mu)^2 + log 2 pi) / 2,   at least 0.919.
 
-Means are per utterance, then over the batch (exact across processes), where the official code divides by the batch's sums.
+Means are per utterance, then over the batch (exact across processes), where the official code divides by the batch's
+sums.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Generated mels (b, bins, t), un-normalised log-mels, valid up to ``lengths`` (b,); frames per token; the encoder's means; the solve."""
+    """Generated log-mels (valid up to ``lengths``), frames per token, the encoder's means as log-mels, the solve."""
 
     mel: Float[Tensor, "b c t"]
     lengths: Int[Tensor, " b"]
@@ -73,19 +75,24 @@ class Matcha(Task):
     """Text-to-speech by Matcha-TTS with any objective.
 
     Args:
-        decoder: the velocity network's class and sizes, e.g. ``MatchaDecoder``; built once per network that the objective needs.
+        decoder: the velocity network's class and sizes, e.g. ``MatchaDecoder``; built once per network that the
+            objective needs.
         objective: what trains the decoder and samples from it.
         encoder: sizes of the text encoder.
         symbols: size of the vocabulary; at least what the data uses.
         features: mel bins, as the data has them.
-        speakers, languages: how many; more than one adds an embedding table, whose vector widens the encoder and goes to the decoder
-            as ``cond["speaker"]`` (give the decoder ``condition: speaker_width + language_width`` of those that are in use).
+        speakers, languages: how many; more than one adds an embedding table, whose vector widens the encoder and goes
+            to the decoder as ``cond["speaker"]`` (give the decoder ``condition: speaker_width + language_width`` of
+            those that are in use).
         speaker_width, language_width: of the embeddings.
         prior_weight, duration_weight: of the two extra losses.
-        window: train the decoder on a random stretch of this many frames, 0 for whole utterances; the alignment always sees the whole.
-        weighting: ``utterances`` weighs every utterance's mean loss alike; ``frames`` in proportion to its frames (over the mean of the training
-            set, a constant: exact across processes), so that every frame counts alike and long sentences are not drowned by short words.
-        rounding: ``nearest`` makes the total duration the predicted one; ``ceil`` is the published rule, which is too long.
+        window: train the decoder on a random stretch of this many frames, 0 for whole utterances; the alignment always
+            sees the whole.
+        weighting: ``utterances`` weighs every utterance's mean loss alike; ``frames`` in proportion to its frames (over
+            the mean of the training set, a constant: exact across processes), so that every frame counts alike and long
+            sentences are not drowned by short words.
+        rounding: ``nearest`` makes the total duration the predicted one; ``ceil`` is the published rule, which is too
+            long.
         vocoder: makes sound of mels, built with the mel settings of the data.
     """
 
@@ -150,10 +157,11 @@ class Matcha(Task):
             ):
                 if wanted != given:
                     raise UserError(
-                        f"Matcha: the decoder has {key} = {given}, this task needs {wanted}: set decoder.init_args.{key}: {wanted}"
+                        f"Matcha: the decoder has {key} = {given}, this task needs {wanted}: "
+                        f"set decoder.init_args.{key}: {wanted}"
                     )
 
-    # --- data ---------------------------------------------------------------------------------------------------------------------------
+    # --- data -------------------------------------------------------------------------------------------------------
 
     def adapt(self, data: DataSource) -> None:
         """Take the mel statistics, the symbols, the phonemiser and the names of speakers and languages from the data.
@@ -174,7 +182,8 @@ class Matcha(Task):
                 )
         if voice.mel.bins != self.features:
             raise UserError(
-                f"the data has {voice.mel.bins} mel bins, the task was built for {self.features}: set task.init_args.features (and the decoder's)"
+                f"the data has {voice.mel.bins} mel bins, the task was built for {self.features}: "
+                "set task.init_args.features (and the decoder's)"
             )
         self.mel_mean.fill_(float(statistics["mel_mean"]))
         self.mel_std.fill_(float(statistics["mel_std"]))
@@ -194,7 +203,7 @@ class Matcha(Task):
         """The inverse of :meth:`normalise`."""
         return mel * self.mel_std + self.mel_mean
 
-    # --- training -----------------------------------------------------------------------------------------------------------------------
+    # --- training ---------------------------------------------------------------------------------------------------
 
     def speaker_vector(
         self, speaker: Int[Tensor, " b"] | None, language: Int[Tensor, " b"] | None
@@ -263,7 +272,7 @@ class Matcha(Task):
         total = loss.total + self.duration_weight * duration.mean() + self.prior_weight * prior.mean()
         return Loss(total, {**loss.terms, "dur": duration, "prior": prior})
 
-    # --- durations ----------------------------------------------------------------------------------------------------------------------
+    # --- durations --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _follow_durations(self, log_durations: Tensor, durations: Tensor, keep: Tensor) -> None:
@@ -277,8 +286,9 @@ class Matcha(Task):
     def duration_scale(self) -> Float[Tensor, ""]:
         """True over predicted frames: what the predicted durations are multiplied by where ``rounding`` is ``nearest``.
 
-        Durations are learned in the logarithm, so their exponentials are too small in the mean. The ratio is followed during training
-        (running means over about 100 steps) and can be measured on held-out data by :meth:`calibrate`. 1 before any training.
+        Durations are learned in the logarithm, so their exponentials are too small in the mean. The ratio is followed
+        during training (running means over about 100 steps) and can be measured on held-out data by :meth:`calibrate`.
+        1 before any training.
         """
         true, predicted = self.duration_totals
         return torch.where(predicted > 0, true / predicted.clamp_min(1e-6), torch.ones_like(true))
@@ -313,7 +323,7 @@ class Matcha(Task):
             return round_up(durations, length_scale)
         return round_cumulative(durations * (self.duration_scale * length_scale), real & (tokens != 0))
 
-    # --- sampling -----------------------------------------------------------------------------------------------------------------------
+    # --- sampling ---------------------------------------------------------------------------------------------------
 
     def generate(
         self, mu: Float[Tensor, "b c t"], real: Bool[Tensor, "b 1 t"], speaker: Tensor | None, *, sampler: Sampler,
@@ -348,7 +358,7 @@ class Matcha(Task):
         solution = self.generate(mu, real, vector, sampler=sampler, generator=generator)
         return Synthesis(self.denormalise(solution.x), lengths, durations, self.denormalise(mu), solution)
 
-    # --- judging ------------------------------------------------------------------------------------------------------------------------
+    # --- judging ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -383,7 +393,7 @@ class Matcha(Task):
     def sample(
         self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None
     ) -> Mapping[str, Presentation]:
-        """Speak: ``request`` may hold ``text``, ``speaker``, ``language`` and ``length_scale``; ``n`` takes with different noise."""
+        """``n`` takes; ``request`` may hold ``text``, ``speaker``, ``language`` and ``length_scale``."""
         from domains.speech.pipeline import TextToSpeech
 
         return TextToSpeech(self, sampler).takes(n, seed=seed, request=request or {})

@@ -216,8 +216,8 @@ class TextToSpeech:
             paths.append(torch.cat([block, torch.zeros(block.shape[0], gap)], dim=1))
             symbols += [voice.symbols[i] for i in tokens.tolist()]
         return Speech(
-            text, torch.cat(waves), voice.mel.sample_rate, torch.cat(mels, dim=1), torch.block_diag(*paths), tuple(symbols),
-            voice.mel, (acoustic, vocoding), evaluations / len(read), calls / len(read), tuple(notes),
+            text, torch.cat(waves), voice.mel.sample_rate, torch.cat(mels, dim=1), torch.block_diag(*paths),
+            tuple(symbols), voice.mel, (acoustic, vocoding), evaluations / len(read), calls / len(read), tuple(notes),
         )  # fmt: skip
 
     def _read(self, text: str, language: str | None) -> tuple[list[Tensor], list[str]]:

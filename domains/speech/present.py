@@ -45,7 +45,7 @@ def mel_picture(mels: Mapping[str, Float[Tensor, "bins t"]], config: MelConfig) 
 def alignment_picture(
     path: Float[Tensor, "n t"], config: MelConfig, symbols: str | None = None, title: str = "alignment"
 ) -> Picture:
-    """The 0/1 alignment of tokens (upwards) and frames (as seconds); ``symbols`` label the tokens where there is room."""
+    """The 0/1 alignment of tokens (upwards) and frames (as seconds); ``symbols`` label tokens where there is room."""
     figure, (ax,) = _figure(1, 4.0)
     array = path.detach().float().cpu().numpy()
     extent = (0.0, array.shape[1] / config.frame_rate, -0.5, array.shape[0] - 0.5)

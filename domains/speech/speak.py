@@ -54,19 +54,21 @@ def run(args: argparse.Namespace) -> None:
         speech = pipeline.speak(
             text, length_scale=args.length_scale, speaker=args.speaker, language=args.language, seed=args.seed
         )
-        place = (lambda path, n=number: path) if len(texts) == 1 else (lambda path, n=number: _numbered(path, n))
-        files = {"wav": str(speech.save(place(out)))}
+        files = {"wav": str(speech.save(_numbered(out, number, len(texts))))}
         if args.mel:
-            files["mel"] = str(speech.mel_picture().save(place(_png(args.mel))))
+            files["mel"] = str(speech.mel_picture().save(_numbered(_png(args.mel), number, len(texts))))
         if args.alignment:
-            files["alignment"] = str(speech.alignment_picture().save(place(_png(args.alignment))))
+            files["alignment"] = str(
+                speech.alignment_picture().save(_numbered(_png(args.alignment), number, len(texts)))
+            )
         results.append(_told(speech, files))
         for note in speech.notes:
             print(f"note: {note}", file=sys.stderr)
         if not args.json:
             print(
                 f"{', '.join(files.values())}: {speech.seconds:.2f} s of speech in {sum(speech.elapsed):.2f} s "
-                f"(real-time factor {speech.rtf:.3f}, acoustic model alone {speech.acoustic_rtf:.3f}), {speech.nfe:g} network calls a sentence"
+                f"(real-time factor {speech.rtf:.3f}, acoustic model alone {speech.acoustic_rtf:.3f}), "
+                f"{speech.nfe:g} network calls a sentence"
             )
     if args.json:
         options.print_json({"run": str(loaded.folder), "seed": args.seed, "speech": results})
@@ -117,5 +119,5 @@ def _png(name: str) -> Path:
     return path if path.suffix.lower() == ".png" else path.with_name(path.name + ".png")
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}-{number:03d}{path.suffix}")
+def _numbered(path: Path, number: int, of: int) -> Path:
+    return path if of == 1 else path.with_name(f"{path.stem}-{number:03d}{path.suffix}")

@@ -13,7 +13,8 @@ _PAUSE = re.compile(r"(?<=[,;:—–])\s+")
 
 
 def split_text(text: str, longest: int = 240) -> list[str]:
-    """Pieces of ``text`` in order: sentences (a blank line ends one too); a piece of more than ``longest`` characters is cut at a pause, else between words.
+    """Pieces of ``text`` in order: sentences (a blank line ends one too); a piece of more than ``longest`` characters
+    is cut at a pause, else between words.
 
     >>> split_text("Dr. Brown left.  Who knows why? Not me!")
     ['Dr. Brown left.', 'Who knows why?', 'Not me!']

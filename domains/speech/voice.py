@@ -1,4 +1,4 @@
-"""What lies between a text and its tokens, kept with the weights: symbols, phonemiser, mel settings, names of speakers and languages."""
+"""What lies between a text and its tokens, kept with the weights: symbols, phonemiser, mel settings, names."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ class Voice:
             symbols=tuple(statistics.get("symbols", SYMBOLS)),
             phonemes=statistics.get("phonemes", "espeak"),
             blank=bool(statistics.get("blank", True)),
-            **{key: tuple(statistics.get(key, ())) for key in ("speakers", "languages", "attribution")},
-            **{key: str(statistics.get(key, "")) for key in ("name", "licence")},
+            speakers=tuple(statistics.get("speakers", ())),
+            languages=tuple(statistics.get("languages", ())),
+            name=str(statistics.get("name", "")),
+            licence=str(statistics.get("licence", "")),
+            attribution=tuple(statistics.get("attribution", ())),
         )
 
     def to_bytes(self) -> UInt8[Tensor, " bytes"]:
@@ -59,7 +62,8 @@ class Voice:
         text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
         if len(text) > STORED:
             raise UserError(
-                f"the names of symbols, speakers and languages take {len(text)} bytes, {STORED} can be kept with the weights: use shorter names"
+                f"the names of symbols, speakers and languages take {len(text)} bytes, {STORED} can be kept with the "
+                "weights: use shorter names"
             )
         return torch.frombuffer(bytearray(text.ljust(STORED)), dtype=torch.uint8)
 

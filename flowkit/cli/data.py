@@ -27,7 +27,6 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe, args.overrides, trainer=options.trainer_class())
     data = recipe.build("data").data
-    assert data is not None  # load_recipe demands the key
     data.prepare()
     if args.action == "prepare":
         sizes = {name: len(data.split(name)) for name in ("train", "validation", "test")}

@@ -30,11 +30,15 @@ VERBS = {
 
 
 class VerbModule(Protocol):
-    """What a verb's module has. ``add_arguments`` may set ``overrides=True`` as a default to accept dotted overrides."""
+    """What a verb's module has. ``parser.set_defaults(overrides=True)`` makes it accept dotted overrides."""
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The options of the verb."""
+        ...
 
-    def run(self, args: argparse.Namespace) -> int | None: ...
+    def run(self, args: argparse.Namespace) -> int | None:
+        """Do it; None is exit code 0."""
+        ...
 
 
 class Parser(argparse.ArgumentParser):

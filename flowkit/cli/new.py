@@ -10,7 +10,10 @@ from pathlib import Path
 from flowkit.cli import options
 from flowkit.errors import UserError
 
-EXAMPLE = "example:\n  flowkit new method late-weighting\n  python -m pytest test_late_weighting.py\n  flowkit train late_weighting.yaml --plugin late_weighting.py"
+EXAMPLE = """example:
+  flowkit new method late-weighting
+  python -m pytest test_late_weighting.py
+  flowkit train late_weighting.yaml --plugin late_weighting.py"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -85,7 +85,7 @@ def sampler_overrides(args: argparse.Namespace) -> list[Override]:
 
 
 def load_run(args: argparse.Namespace, *, with_data: bool = False) -> Artifact:
-    """The run that ``args.run`` names, on ``args.device``, with the sampler options (and dotted overrides) of the command line applied."""
+    """The run that ``args.run`` names, on ``args.device``, with the command line's changes of its sampler."""
     from flowkit.artifacts import from_pretrained
 
     overrides = [*(sampler_overrides(args) if hasattr(args, "steps") else ()), *args.overrides]

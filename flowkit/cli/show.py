@@ -1,4 +1,4 @@
-"""``flowkit show THING``: a run, a pretrained model, a recipe (resolved) or a class (its documentation and arguments)."""
+"""``flowkit show THING``: a run, a pretrained model, a recipe (resolved) or a class (what it is, what it takes)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from flowkit.cli import options
 from flowkit.errors import UserError, nearest
 
-EXAMPLE = "example:\n  flowkit show speech/prompts-en\n  flowkit show generic/mixture-flow-matching --trainer.steps 10\n  flowkit show FlowMatching"
+EXAMPLE = """examples:
+  flowkit show speech/prompts-en
+  flowkit show generic/mixture-flow-matching --trainer.steps 10
+  flowkit show FlowMatching"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

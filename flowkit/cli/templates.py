@@ -52,7 +52,7 @@ class @CLASS@(FlowMatching):
         return Loss(torch.stack([term.mean() for term in terms.values()]).sum(), terms)
 '''
 
-_METHOD_TEST = '''"""Tests of @CLASS@: its defining property first, then that its recipe trains, saves, loads and samples."""
+_METHOD_TEST = '''"""Tests of @CLASS@: its defining property, then that its recipe trains, saves, loads and samples."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class @CLASS@Waves(DataSource):
         return {"waves": self.size, "mean": float(waves.mean()), "deviation": float(waves.std())}
 '''
 
-_DOMAIN_TASK = '''"""The task of @MODULE@: how its data becomes x1, how it is measured and shown. It holds any objective."""
+_DOMAIN_TASK = '''"""The task of @MODULE@: how data becomes x1, how it is measured and shown. It holds any objective."""
 
 from __future__ import annotations
 

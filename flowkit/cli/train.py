@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
         print("dry run: the recipe trains, evaluates and samples; nothing was kept")
     else:
         print(
-            f"run: {folder}\nsample it: flowkit sample {folder}\ngo on: flowkit train {folder} --resume last --trainer.steps N"
+            f"run: {folder}\nsample it: flowkit sample {folder}\n"
+            f"go on: flowkit train {folder} --resume last --trainer.steps N"
         )
 
 

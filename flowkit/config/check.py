@@ -1,7 +1,8 @@
 """Checking a recipe against constructor types before anything is built: every mistake of names is one line for people.
 
-:func:`complete` walks the plain mapping along the annotations: it resolves short class names, refuses unknown keys and classes, and
-fills defaults that are objects, so that the result is explicit. :func:`explain_types` finds the value that does not fit its type.
+:func:`complete` walks the plain mapping along the annotations: it resolves short class names, refuses unknown keys
+and classes, and fills defaults that are objects, so that the result is explicit. :func:`explain_types` finds the
+value that does not fit its type.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _complete_object(value: Any, place: Slot, where: str) -> Any:
     name = value.get("class_path")
     if not isinstance(name, str):
         raise UserError(
-            f"{where}.class_path: expected the name of a {place.base.__name__}, got {name!r}; {nearest_class(place.base)}"
+            f"{where}.class_path: expected a {place.base.__name__}'s name, got {name!r}; {nearest_class(place.base)}"
         )
     cls = resolve(place.base, name, where)
     arguments = value.get("init_args")
@@ -79,7 +80,7 @@ def nearest_class(base: type) -> str:
 
 
 def arguments_of(cls: type, given: Mapping[str, Any], where: str, *, skip: int = 0) -> dict[str, Any]:
-    """The constructor arguments ``given`` for ``cls``, checked by name and completed; ``skip`` leading ones come from a factory."""
+    """The arguments ``given`` for ``cls``, checked by name and completed; ``skip`` leading ones come from a factory."""
     accepted = parameters(cls)
     if accepted is None:
         return dict(given)
@@ -111,11 +112,12 @@ def specification(instance: Any) -> dict[str, Any]:
     if isinstance(instance, type):  # the default of a factory may be the class itself
         return {"class_path": import_path(instance), "init_args": {}}
     if isinstance(instance, functools.partial):
-        cls, values = instance.func, dict(instance.keywords)
+        cls: Any = instance.func
+        values = dict(instance.keywords)
     else:
         cls = type(instance)
         values = {name: getattr(instance, name) for name in parameters(cls) or () if hasattr(instance, name)}
-    return {"class_path": import_path(cls), "init_args": {name: _plain(value) for name, value in values.items()}}  # pyright: ignore[reportArgumentType]
+    return {"class_path": import_path(cls), "init_args": {name: _plain(value) for name, value in values.items()}}
 
 
 def _plain(value: Any) -> Any:

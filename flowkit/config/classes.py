@@ -1,6 +1,6 @@
 """From the short names of a recipe to classes, and from a class to what its constructor takes.
 
-A recipe may name only classes of the core and of loaded plugins: a dotted path elsewhere is refused before anything is imported.
+A recipe may name only classes of the core and of loaded plugins: a dotted path elsewhere is refused before any import.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def resolve(base: type, name: str, where: str) -> type:
     """The class that ``name`` (short or dotted) means where a ``base`` is expected.
 
     Raises:
-        UserError: unknown, abstract, of another kind, or from outside FlowKit and the loaded plugins; ``where`` starts the message.
+        UserError: unknown, abstract, of another kind, or from elsewhere; ``where`` starts the message.
     """
     candidates = known(base)
     if "." not in name:
@@ -72,7 +72,8 @@ def resolve(base: type, name: str, where: str) -> type:
         way_out = (
             f"this recipe was written with a plugin file: give --plugin {file.removeprefix('flowkit_plugin_')}.py"
             if file.startswith("flowkit_plugin_")
-            else f"a recipe may name only classes of FlowKit and of loaded plugins; {nearest(name.rpartition('.')[2], candidates)}"
+            else "a recipe may name only classes of FlowKit and of loaded plugins; "
+            + nearest(name.rpartition(".")[2], candidates)
         )
         raise UserError(f"{where}: {name!r} is refused: {way_out}")
     cls = _import(name)
@@ -84,7 +85,7 @@ def resolve(base: type, name: str, where: str) -> type:
 
 
 def _import(path: str) -> object:
-    """What lies at a dotted path of an allowed package, or None. Only modules of that package are imported, by their own names."""
+    """What lies at a dotted path of an allowed package, or None. Nothing but that module is imported."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
@@ -102,7 +103,8 @@ def parameters(cls: type) -> dict[str, Parameter] | None:
 
     ``**kwargs`` stand for what the next constructor in the line of inheritance takes, to which they are handed on.
     """
-    factories = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    factories = {f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING}
     found: dict[str, Parameter] = {}
     for owner in cls.__mro__:
         if "__init__" not in vars(owner):
@@ -120,8 +122,8 @@ def parameters(cls: type) -> dict[str, Parameter] | None:
                 return None
             if parameter.kind is parameter.VAR_KEYWORD or name in found:
                 continue
-            if name in factories and factories[name].default_factory is not dataclasses.MISSING:
-                default = factories[name].default_factory()
+            if name in factories:
+                default = factories[name]()
             found[name] = Parameter(name, _evaluate(owner, name, parameter.annotation), default)
         if not any(p.kind is p.VAR_KEYWORD for p in declared):
             return found
@@ -129,7 +131,7 @@ def parameters(cls: type) -> dict[str, Parameter] | None:
 
 
 def _evaluate(owner: type, name: str, annotation: Any) -> Any:
-    """The annotation as a type. Strings (postponed annotations) are read in the module of the class that declares them."""
+    """The annotation as a type. Postponed annotations are read in the module of the class that declares them."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
@@ -158,7 +160,7 @@ class Slot:
 
 
 def slot(annotation: Any) -> Slot | None:
-    """How ``annotation`` takes an object: a class, an optional class, a factory ``Callable[[...], Class]``; None for plain values."""
+    """How ``annotation`` takes an object (a class, or a factory ``Callable[[...], Class]``), if it does."""
     for option in _options(annotation):
         if typing.get_origin(option) is collections.abc.Callable:
             arguments = typing.get_args(option)

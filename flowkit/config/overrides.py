@@ -1,6 +1,7 @@
 """Dotted overrides of a recipe: ``--trainer.steps 10``, ``--task.objective.segments 4``, ``--sampler.solver Midpoint``.
 
-A path may leave ``init_args`` out; giving a class's name replaces the class and keeps the arguments that the new one also takes.
+A path may leave ``init_args`` out; giving a class's name replaces the class and keeps the arguments that the new one
+takes too.
 """
 
 from __future__ import annotations
@@ -81,9 +82,8 @@ def _set(node: Any, annotation: Any, keys: list[str], value: Any, where: str) ->
             return _replace_class(node, annotation, value, where)
         if "class_path" not in node:
             if getattr(place.base, "__abstractmethods__", None):
-                raise UserError(
-                    f"{where}: the recipe names no {place.base.__name__} there yet: set it first (--{where[2:].rsplit('.', 1)[0]} NAME)"
-                )
+                first = where.rpartition(".")[0]
+                raise UserError(f"{where}: the recipe names no {place.base.__name__} there yet: first set {first} NAME")
             node = {"class_path": place.base.__name__, "init_args": node.get("init_args", node)}
         cls = resolve(place.base, str(node["class_path"]), where)
         arguments = node["init_args"] = dict(node.get("init_args") or {})

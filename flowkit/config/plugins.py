@@ -1,8 +1,9 @@
 """Plugins: what a domain, an outside package or one file of yours adds to FlowKit.
 
-A plugin is a module with an attribute ``plugin`` of type :class:`Plugin`. Installed packages announce theirs by an entry point of the group
-``flowkit.plugins``; ``--plugin my.py`` opts one file in. This module and every plugin module are light: they import no torch, so that
-``flowkit --help`` is fast; the classes a recipe may name live in ``Plugin.modules`` and are imported when a recipe is read.
+A plugin is a module with an attribute ``plugin`` of type :class:`Plugin`. Installed packages announce theirs by an
+entry point of the group ``flowkit.plugins``; ``--plugin my.py`` opts one file in. This module and every plugin module
+are light: they import no torch, so that ``flowkit --help`` is fast; the classes a recipe may name live in
+``Plugin.modules`` and are imported when a recipe is read.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Plugin:
         verbs: verb -> :class:`Verb` (or just the module's path).
         pretrained: folder of ``save_pretrained`` folders, or None.
         recipes: folder of YAML files, or None (the recipes that ship with FlowKit are found without it).
-        extra: what ``pip install`` needs for this plugin, e.g. ``flowkit-fm[speech]``; named when a module cannot be imported.
+        extra: what to ``pip install`` when a module cannot be imported, e.g. ``flowkit-fm[speech]``.
         packages: import prefixes that recipes may name; default: the package the plugin module lies in.
     """
 
@@ -81,7 +82,7 @@ def _of_module(module: ModuleType, name: str) -> Plugin:
         )
     if plugin.packages:
         return plugin
-    # domains.speech.plugin -> domains.speech; a file of its own -> itself. Never a bare top-level package of several plugins.
+    # domains.speech.plugin -> domains.speech (never domains, which holds other plugins); a file of its own -> itself.
     package = module.__name__.rpartition(".")[0] or module.__name__
     return replace(plugin, packages=(package,))
 
@@ -183,7 +184,7 @@ def _with_submodules(name: str) -> list[str]:
 
 
 def import_classes() -> None:
-    """Import every module whose classes recipes may name. A plugin's module that cannot be imported is noted in ``failures``."""
+    """Import every module whose classes recipes may name; ``failures`` notes those of plugins that cannot be."""
     for package in CORE_PACKAGES:
         for module in _with_submodules(package):
             importlib.import_module(module)

@@ -1,6 +1,6 @@
 """A recipe: the object graph of one experiment as YAML, checked against constructor types before anything is built.
 
-Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` (arguments of the trainer), ``sampler`` (arguments of
+Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` and ``sampler`` (arguments of the Trainer and
 the Sampler), ``seed`` and ``description``. Whoever trains hands the trainer's class over: this module knows none.
 """
 
@@ -34,11 +34,11 @@ _PLAIN: dict[str, Any] = {"seed": int, "description": str}
 
 @dataclass(frozen=True)
 class Built:
-    """The objects of a recipe. ``trainer`` and ``data`` are None where they were not asked for."""
+    """The objects of a recipe. What was not asked for is None, whatever the annotation says."""
 
     task: Task
     sampler: Sampler
-    data: DataSource | None
+    data: DataSource
     trainer: Any
     seed: int
 
@@ -62,7 +62,7 @@ class Recipe:
         return yaml.safe_dump(dict(self.resolved), sort_keys=False, allow_unicode=True, width=120)
 
     def build(self, *keys: str) -> Built:
-        """Build the objects ``keys`` (default: all that were read), the networks with weights drawn from the recipe's seed.
+        """Build the objects ``keys`` (default: all that were read); weights are drawn from the recipe's seed.
 
         Raises:
             UserError: a constructor refused a value.
@@ -70,8 +70,7 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):  # constructors draw on the CPU; the caller's generator is left alone
             torch.manual_seed(self.seed)
             made = {key: self._build_one(key) for key in keys or tuple(self.sections)}
-        sampler = made.get("sampler") or Sampler()
-        return Built(made.get("task"), sampler, made.get("data"), made.get("trainer"), self.seed)  # pyright: ignore[reportArgumentType]
+        return Built(**{"task": None, "sampler": None, "data": None, "trainer": None, **made}, seed=self.seed)
 
     def _build_one(self, key: str) -> Any:
         parser = _parser({key: self.sections[key]})
@@ -132,7 +131,7 @@ def parse_recipe(
     carried = {key: value for key, value in raw.items() if key not in typed and key not in _PLAIN}
     order = ("description", "data", "task", "trainer", "sampler", "seed")
     resolved = {key: {**carried, **typed}[key] for key in order if key in carried or key in typed}
-    return Recipe(name, resolved, {key: base for key, base in sections.items()})
+    return Recipe(name, resolved, dict(sections))
 
 
 def recipe_names() -> dict[str, Path]:

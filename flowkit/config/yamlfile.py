@@ -1,4 +1,4 @@
-"""Reading a recipe's YAML: numbers like 1e-4 are numbers, a key given twice is an error, and every error is one line."""
+"""Reading a recipe's YAML: 1e-4 is a number, a key given twice is an error, and every error is one line."""
 
 from __future__ import annotations
 

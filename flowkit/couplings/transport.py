@@ -96,7 +96,9 @@ class TransportCoupling(Coupling):
         if x1_stays:
             return Draw(batch.replace(x0=x0[from_x0]))
         keep = None if batch.keep is None else batch.keep[from_x1]
-        return Draw(batch.replace(x0=x0[from_x0], x1=x1[from_x1], cond=batch.cond.take(from_x1), keep=keep))
+        weight = None if batch.weight is None else batch.weight[from_x1]
+        moved = batch.replace(x0=x0[from_x0], x1=x1[from_x1], cond=batch.cond.take(from_x1), keep=keep, weight=weight)
+        return Draw(moved)
 
     def _check(self, cond: Cond) -> None:
         said = (*self.within, *self.condition_cost)

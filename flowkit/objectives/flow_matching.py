@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch, Coupling
@@ -85,17 +85,23 @@ class FlowMatching(Objective):
         # A fresh module per object: the default of the signature is shared by all.
         self.coupling = Independent() if type(coupling) is Independent else coupling
         self.drop_condition, self.drop_names = drop_condition, tuple(drop_names or ())
-        self.error, self.reduce = error, reduce
+        self.error = error
+        self.reduce: Literal["mean", "sum"] = reduce
         if prediction.needs_independent_gaussian and not self.independent_gaussian:
             raise UserError(
-                f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling Independent, "
-                f"not with {type(source).__name__} and {type(coupling).__name__}"
+                f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling "
+                f"Independent, not with {type(source).__name__} and {type(coupling).__name__}"
             )
 
     @property
     def independent_gaussian(self) -> bool:
         """True when scores may be read off the trained field."""
         return self.source.standard_normal and self.coupling.independent
+
+    @property
+    def capturable(self) -> bool:
+        """See :class:`Objective`: couplings that solve a transport problem on the host and laws that learn from losses are not."""
+        return type(self.coupling) in (Independent, GivenPairs) and not isinstance(self.times, nn.Module)
 
     def needs(self) -> dict[str, NetworkSpec]:
         """One network of one state and one time."""
@@ -139,9 +145,9 @@ class FlowMatching(Objective):
         networks: Networks,
         batch: Batch,
         *,
-        phase: str = "main",
-        step: int = 0,
-        generator: RandomSource | None = None,  # noqa: ARG002
+        phase: str = "main",  # noqa: ARG002
+        step: int = 0,  # noqa: ARG002
+        generator: RandomSource | None = None,
     ) -> Loss:
         """Mean over the batch of weight(t) times the squared error of each sample; the term is called ``flow``."""
         batch, point, weight, terms = self.draw(batch, generator)

@@ -61,6 +61,11 @@ class Networks(nn.Module):
 class Objective(nn.Module, ABC):
     """One paper's loss and the field it trains. Never knows a domain, never touches an optimiser or a device."""
 
+    @property
+    def capturable(self) -> bool:
+        """True when the loss is the same program at every step and for every batch of a shape, without looking at values on the host: a CUDA graph."""
+        return False
+
     @abstractmethod
     def needs(self) -> dict[str, NetworkSpec]:
         """The networks to build, by name; ``main`` is the one that is sampled."""

@@ -18,7 +18,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """True when ``error`` says that the disk (or quota, or limit on files) is full; safetensors hides the number in its text."""
+    """True when ``error`` says that the disk, a quota or a limit is full; safetensors hides the number in its text."""
     if isinstance(error, OSError):
         return error.errno in _FULL
     return isinstance(error, SafetensorError) and any(f"os error {code}" in str(error) for code in _FULL)
@@ -73,7 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def link(path: Path, target: str) -> None:
-    """Make the symbolic link ``path`` point to ``target`` (relative), in one step; a file system without links gets none."""
+    """Point the symbolic link ``path`` to the relative ``target`` in one step; where the file system has links."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     temporary.unlink(missing_ok=True)
     try:

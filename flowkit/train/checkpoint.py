@@ -1,7 +1,8 @@
 """Checkpoints of a run: ``checkpoints/<step>/{model,state}/``, links ``last`` and ``best``.
 
 A checkpoint is written under a temporary name, flushed, sealed by ``complete.json`` (size and SHA-256 of each file) and
-renamed. One that was cut short, by a kill, a full disk or a bad copy, lacks the seal or does not match it and is never taken.
+renamed. One that was cut short, by a kill, a full disk or a bad copy, lacks the seal or does not match it: it is never
+taken.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def seal(folder: Path, **notes: Any) -> None:
 
 
 def read_seal(folder: Path, *, hashes: bool = False) -> dict[str, Any] | None:
-    """The notes of a whole checkpoint, or None where anything is missing or differs in size (with ``hashes``, in content)."""
+    """The notes of a whole checkpoint; None where a file is missing or differs in size (or content: ``hashes``)."""
     try:
         notes = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         for name, facts in notes["files"].items():
@@ -91,7 +92,7 @@ class Checkpoints:
         return best is None or (score < best[1] if self.mode == "min" else score > best[1])
 
     def save(self, step: int, fill: Callable[[Path], None], *, score: float | None = None, **notes: Any) -> Path:
-        """Write one checkpoint: ``fill`` writes into the empty folder that it is given, through :mod:`flowkit.train.atomic`.
+        """Write one checkpoint: ``fill`` writes into the empty folder that it is given (through ``atomic``).
 
         Raises:
             UserError: the disk is full; the temporary folder is removed and the earlier checkpoints are as they were.
@@ -162,7 +163,7 @@ class Checkpoints:
         return later
 
     def find(self, which: str | int) -> tuple[int, Path] | None:
-        """Step and folder of ``"last"``, ``"best"`` or a step, its hashes checked; None where there is no whole one to be last.
+        """Step and folder of ``"last"``, ``"best"`` or a step, its hashes checked; None where there is none.
 
         Raises:
             UserError: that step does not exist or is damaged.

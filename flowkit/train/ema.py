@@ -1,7 +1,7 @@
 """Exponential moving average of the weights: what users sample.
 
-average <- average + (1 - d_n)(weight - average), d_n = min(decay, (1 + n) / (10 + n)) at update n from 0: the warm-up keeps the
-first, random weights from lingering.
+average <- average + (1 - d_n)(weight - average), d_n = min(decay, (1 + n) / (10 + n)) at update n from 0: the warm-up
+keeps the first, random weights from lingering.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import (
+    Tensor,
+    _foreach_copy_,  # pyright: ignore[reportPrivateImportUsage]
+    _foreach_lerp_,  # pyright: ignore[reportPrivateImportUsage]
+    nn,
+)
 
 
 class EMA:
@@ -25,7 +30,7 @@ class EMA:
         self.decay = decay
         self.updates = 0
         self._names = list(parameters)
-        self._weights = list(parameters.values())
+        self._weights: list[Tensor] = list(parameters.values())
         self._averages = [weight.detach().clone() for weight in self._weights]
 
     @property
@@ -36,13 +41,13 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move the averages towards the weights, once per optimiser step."""
-        torch._foreach_lerp_(self._averages, self._weights, 1.0 - self.current_decay)
+        _foreach_lerp_(self._averages, self._weights, 1.0 - self.current_decay)
         self.updates += 1
 
     @torch.no_grad()
     def copy_to_weights(self) -> None:
         """Overwrite the weights by their averages."""
-        torch._foreach_copy_(self._weights, self._averages)
+        _foreach_copy_(self._weights, self._averages)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -54,7 +59,7 @@ class EMA:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._weights, kept)
+                _foreach_copy_(self._weights, kept)
 
     def averages(self) -> dict[str, Tensor]:
         """Name -> average (the live tensors, not copies)."""
@@ -63,5 +68,5 @@ class EMA:
     @torch.no_grad()
     def load(self, averages: Mapping[str, Tensor], updates: int) -> None:
         """Take up ``averages`` (any device) after ``updates`` updates; raises ``KeyError`` where a name is missing."""
-        torch._foreach_copy_(self._averages, [averages[name].to(a) for name, a in self.averages().items()])
+        _foreach_copy_(self._averages, [averages[name].to(a) for name, a in self.averages().items()])
         self.updates = updates

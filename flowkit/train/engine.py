@@ -13,7 +13,8 @@ from flowkit.objectives.objective import Loss
 from flowkit.random import RandomSource
 from flowkit.tasks import Task
 
-Precision = Literal["no", "bf16", "fp16"]
+#: YAML reads a bare ``no`` as false, so that is accepted for it.
+Precision = Literal["no", "bf16", "fp16", False]
 Device = Literal["auto", "cpu"]
 
 
@@ -42,14 +43,14 @@ def start(*, precision: Precision, device: Device, accumulate: int, several_phas
     from accelerate.state import AcceleratorState, PartialState
 
     state = PartialState(cpu=device == "cpu")
-    if precision == "fp16" and state.device.type == "cpu":
+    if precision == "fp16" and str(state.device) == "cpu":
         raise UserError("trainer.precision fp16 needs a GPU: use bf16 or no")
     if AcceleratorState._shared_state:
         # A training before this one, in the same process, may have used another precision.
         AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device == "cpu",
-        mixed_precision=precision,
+        mixed_precision=precision or "no",
         gradient_accumulation_steps=accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_phases)],
     )

@@ -21,7 +21,7 @@ def validation_loss(
     accelerator: Any, task: Task, samples: Samples, *, phase: str, step: int, batch: int, bucket: int, limit: int,
     seed: int, threads: int,
 ) -> dict[str, float]:  # fmt: skip
-    """``eval/loss`` and ``eval/<term>``, the mean over samples, each sample with the same times and noise at every call.
+    """``eval/loss`` and ``eval/<term>``: means over samples, each with the same times and noise at every call.
 
     Args:
         accelerator: of the run; every process takes its share.

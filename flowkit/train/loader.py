@@ -1,14 +1,14 @@
 """Batches in an order that is a function of (seed, epoch), so that training can stop and go on at any step.
 
-The order is decided for the *global* batch of G = batch x processes x accumulate samples; a process then takes its contiguous rows. So
-one process with batch 2 B, two processes with B, and B accumulated twice all see the same global batches, length buckets
-included, and :class:`flowkit.random.Rows` gives each row the same draws.
+The order is decided for the *global* batch of G = batch x processes x accumulate samples; a process then takes its
+contiguous rows. So one process with batch 2 B, two processes with B, and B accumulated twice all see the same global
+batches, length buckets included, and :class:`flowkit.random.Rows` gives each row the same draws.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,8 @@ from flowkit.train.prefetch import ordered
 
 #: Global batches whose samples are sorted by length together: more saves padding, fewer mixes better.
 _POOL = 64
+#: How far, as a share, a sample's length is blurred before sorting.
+_BLUR = 0.3
 
 
 class Order:
@@ -68,8 +70,13 @@ class Order:
         order = order[: self.batches * self.batch]
         if self._bins is None:
             return order.reshape(self.batches, self.batch)
-        pools = order.split(_POOL * self.batch)
-        pooled = torch.cat([pool[torch.argsort(self._bins[pool], stable=True)] for pool in pools])
+        # Blurred lengths: similar ones meet, but not the same ones every time.
+        blur = 1.0 + _BLUR * (
+            torch.rand(len(order), generator=self._generator(epoch, rounds, 2), dtype=torch.float64) - 0.5
+        )
+        keys = self._bins[order] * blur
+        pools = zip(order.split(_POOL * self.batch), keys.split(_POOL * self.batch), strict=True)
+        pooled = torch.cat([pool[torch.argsort(key, stable=True)] for pool, key in pools])
         shuffled = torch.randperm(self.batches, generator=self._generator(epoch, rounds, 1))
         return pooled.reshape(self.batches, self.batch)[shuffled]
 
@@ -153,7 +160,7 @@ class Loader:
             yield partial(self.share, epoch, index)
             epoch, index = self._next(epoch, index)
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Generator[Share, None, None]:
         """Shares from the position on; the position counts what was handed over, not what was read ahead."""
         for share in ordered(self._jobs(), threads=self.threads, ahead=2 * self.threads):
             self.epoch, self.index = self._next(self.epoch, self.index)

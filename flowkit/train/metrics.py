@@ -1,7 +1,7 @@
 """Where numbers go: ``metrics.jsonl``, one line per record, and TensorBoard under the same tags.
 
-Tags: ``train/loss``, ``train/<term>``, ``train/grad_norm``, ``train/lr``, ``time/data_s``, ``time/step_s``, ``eval/<metric>``,
-``samples/<name>``.
+Tags: ``train/loss``, ``train/<term>``, ``train/grad_norm``, ``train/lr``, ``time/data_s``, ``time/step_s``,
+``time/samples_per_s``, ``eval/<metric>``, ``samples/<name>``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class NonFiniteLoss(UserError):
 
 
 def write_batch(folder: Path, step: int, rank: int, share: Share) -> Path:
-    """Write the batch of ``step`` as safetensors: its tensors, and in the metadata its sample numbers, texts and names."""
+    """Write the batch of ``step`` as safetensors: its tensors; in the metadata its sample numbers, texts and names."""
     tensors: dict[str, Tensor] = {}
     lists: dict[str, object] = {}
     for number, part in enumerate(share.parts):
@@ -38,7 +38,7 @@ def stop(step: int, values: Mapping[str, float], written: Path | None, last_chec
     """The error to raise for ``values`` that were not finite in ``step`` (from 0)."""
     listing = ", ".join(f"{name} = {value}" for name, value in values.items())
     where = f"its batch is in {written}" if written is not None else "its batch was not written"
-    kept = f"the last checkpoint is of step {last_checkpoint}" if last_checkpoint is not None else "no checkpoint exists"
+    kept = "no checkpoint exists" if last_checkpoint is None else f"the last checkpoint is of step {last_checkpoint}"
     return NonFiniteLoss(
         f"step {step + 1}: {listing}; {where}; {kept}. Lower trainer.lr, set trainer.clip, or use trainer.precision no"
     )

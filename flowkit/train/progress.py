@@ -18,8 +18,8 @@ def duration(seconds: float) -> str:
 class Progress:
     """The progress line.
 
-    On a terminal the line is rewritten in place; elsewhere a line is printed at most every ``pause`` seconds, without carriage
-    returns, so that a log file reads well.
+    On a terminal the line is rewritten in place; elsewhere a line is printed at most every ``pause`` seconds, without
+    carriage returns, so that a log file reads well.
 
     Args:
         steps: length of the training.
@@ -40,7 +40,7 @@ class Progress:
         self._width = 0
 
     def update(self, step: int, losses: Mapping[str, float], samples_per_second: float, *, last: bool = False) -> None:
-        """Show ``step`` (completed), the losses and the speed; the remaining time follows from the mean speed so far."""
+        """Show ``step`` (completed), losses and speed; the remaining time follows from the mean speed so far."""
         now = time.monotonic()
         if not self.shown or (not self.in_place and not last and now - self._printed < self.pause):
             return

@@ -1,4 +1,4 @@
-"""torch's global random state, which dropout uses: seeded per process, saved, restored, and kept apart from evaluations."""
+"""torch's global random state, which dropout uses: seeded per process, saved, restored, kept apart from evaluations."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ from flowkit.tasks import Task
 from flowkit.train import atomic, engine, nonfinite, random_state, run_state, summary
 from flowkit.train.checkpoint import Checkpoints
 from flowkit.train.ema import EMA
+from flowkit.train.graphs import StepGraphs
 from flowkit.train.evaluation import task_metrics, validation_loss
-from flowkit.train.loader import Loader
+from flowkit.train.loader import Loader, Share
 from flowkit.train.metrics import Metrics
 from flowkit.train.progress import Progress
 from flowkit.train.signals import StopSignals
@@ -71,7 +73,7 @@ class Run:
         ]
         self.turns = Turns(
             self.accelerator, model, turns, seed=seed, clip=trainer.clip, schedule=trainer.schedule,
-            warmup=trainer.warmup, floor=trainer.floor,
+            warmup=trainer.warmup, floor=trainer.floor, graphs=self._graphs(model, len(phases)),
         )  # fmt: skip
         self.ema = EMA(self.named, trainer.ema) if trainer.ema > 0 else None
         self.loader = Loader(
@@ -92,6 +94,13 @@ class Run:
             self.progress.note(note)
 
     # Before the loop
+
+    def _graphs(self, model: torch.nn.Module, phases: int) -> StepGraphs | None:
+        """CUDA graphs where they were asked for and can be had."""
+        fits = self.device.type == "cuda" and self.accelerator.num_processes == 1 and self.accelerator.scaler is None
+        if not (self.trainer.graphs and fits and phases == 1 and self.task.objective.capturable):
+            return None
+        return StepGraphs(self.accelerator, model)
 
     def _choose(self, resume: str | int | None) -> tuple[int, Path] | None:
         """The checkpoint to go on from, or None for a fresh start."""
@@ -117,7 +126,9 @@ class Run:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         now = self._conditions()
         differences = [
-            f"{name} was {before}, is {now[name]}" for name, before in saved["conditions"].items() if now[name] != before
+            f"{name} was {before}, is {now.get(name)}"
+            for name, before in saved["conditions"].items()
+            if now.get(name) != before
         ]
         return [f"going on from step {self.step}"] + [f"not the same run: {text}" for text in differences]
 
@@ -145,38 +156,38 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Train to the end, or to the first signal, and return the summary."""
-        status, began = "finished", time.monotonic()
+        status, began = "failed", time.monotonic()
         seconds_before = self.seconds
         try:
-            with StopSignals() as stop:
-                self._loop(stop, began, seconds_before)
-            if self.step < self.trainer.steps:
-                status = f"stopped by {stop.received or 'a signal to another process'}"
-        except nonfinite.NonFiniteLoss as error:
-            status = str(error)
+            with StopSignals() as stop, closing(iter(self.loader)) as shares:
+                self._loop(shares, stop, began, seconds_before)
+            told = stop.received or "a signal to another process"
+            status = f"stopped by {told}" if self.step < self.trainer.steps else "finished"
+        except UserError as error:
+            status = f"failed: {error}"
             raise
         except OSError as error:
             if not atomic.is_disk_full(error):
                 raise
-            status = "the disk is full"
-            raise UserError(f"the disk of {self.folder} is full: free some space, then go on with --resume last") from error
+            status = f"failed: the disk of {self.folder} is full: free some space, then go on with --resume last"
+            raise UserError(status.removeprefix("failed: ")) from error
         finally:
             self.seconds = seconds_before + time.monotonic() - began
-            self.metrics.close()
-            self.progress.close()
             for parameter in self.named.values():
                 parameter.requires_grad_(True)
-            if self.main and not self.dry_run and status != "the disk is full":
-                result = self._summary(status)
-                atomic.write_json(self.folder / "summary.json", result)
+            self.progress.close()
+            # Where training failed for a full disk, the end of its records may fail too: the first error counts.
+            with suppress(OSError) if status.startswith("failed") else nullcontext():
+                self.metrics.close()
+                if self.main and not self.dry_run:
+                    atomic.write_json(self.folder / "summary.json", self._summary(status))
         if self.ema is not None:
             self.ema.copy_to_weights()
         self.task.eval()
         return self._summary(status)
 
-    def _loop(self, stop: StopSignals, began: float, seconds_before: float) -> None:
+    def _loop(self, shares: Iterator[Share], stop: StopSignals, began: float, seconds_before: float) -> None:
         trainer = self.trainer
-        shares = iter(self.loader)
         clock, waited, steps = time.perf_counter(), 0.0, 0
         self.task.train()
         while self.step < trainer.steps:

@@ -1,8 +1,8 @@
 """What a checkpoint of a run holds, written and read: weights to sample, and everything needed to go on bit for bit.
 
 ``model/model.safetensors``: the whole state of the task with the averaged weights, beside it ``recipe.yaml``.
-``state/``: ``weights.safetensors`` (the weights that learn), ``optimiser.safetensors``, ``random.safetensors`` (torch's global
-generators of every process) and ``trainer.json`` (step, position in the data, and other plain numbers).
+``state/``: ``weights.safetensors`` (the weights that learn), ``optimiser.safetensors``, ``random.safetensors`` (torch's
+global generators of every process) and ``trainer.json`` (step, position in the data, and other plain numbers).
 """
 
 from __future__ import annotations

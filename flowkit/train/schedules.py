@@ -1,7 +1,8 @@
 """The learning rate as a function of the step: linear warm-up, then constant, cosine or linear decay.
 
-With w warm-up steps, T steps in all and the floor f: factor(s) = (s + 1) / w for s < w; then, with p = (s - w) / (T - w),
-1 (constant), f + (1 - f) (1 + cos(pi p)) / 2 (cosine; Loshchilov and Hutter, arXiv 1608.03983) or f + (1 - f) (1 - p) (linear).
+With w warm-up steps, T steps in all and the floor f: factor(s) = (s + 1) / w for s < w; then, with
+p = (s - w) / (T - w), 1 (constant), f + (1 - f) (1 + cos(pi p)) / 2 (cosine; Loshchilov and Hutter, arXiv 1608.03983)
+or f + (1 - f) (1 - p) (linear).
 A pure function of the step, so there is nothing to save for resuming.
 """
 

@@ -21,7 +21,7 @@ class StopSignals:
         self.received: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

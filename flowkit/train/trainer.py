@@ -42,6 +42,8 @@ class Trainer:
         mode: whether a small or a large value of it is good.
         log_every: steps between records of losses and times.
         compile: compile the task's networks with torch.compile.
+        graphs: on one GPU, replay the loss and its gradients as CUDA graphs, one for each shape of a batch; for small networks, and
+            with ``bucket``, which keeps the shapes few. Without effect elsewhere.
         bucket: 0, or a multiple to which lengths are padded: batches then hold samples of similar length.
         prefetch: threads that read batches ahead, 0 for none.
         tensorboard: write TensorBoard files.
@@ -70,12 +72,15 @@ class Trainer:
     mode: Literal["min", "max"] = "min"
     log_every: int = 50
     compile: bool = False
+    graphs: bool = False
     bucket: int = 0
     prefetch: int = 1
     tensorboard: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.precision is False:
+            object.__setattr__(self, "precision", "no")
         least = {"steps": 1, "batch": 1, "accumulate": 1, "log_every": 1}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
@@ -90,7 +95,7 @@ class Trainer:
         self, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path | str, recipe_text: str,
         resume: str | int | None = None, overfit_batch: bool = False, dry_run: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Train ``task`` on ``data`` and return the summary that ``summary.json`` holds; the task ends with the averaged weights.
+        """Train ``task`` on ``data`` and return what ``summary.json`` holds; the task ends with the averaged weights.
 
         Args:
             task: what is trained; its networks are built.

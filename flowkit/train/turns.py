@@ -31,13 +31,15 @@ class Turn:
     """
 
     def __init__(
-        self, phase: Phase, number: int, named: Mapping[str, nn.Parameter], *, optimiser: Optimiser, lr: float, steps: int
+        self, phase: Phase, number: int, named: Mapping[str, nn.Parameter], *, optimiser: Optimiser,
+        lr: float, steps: int,
     ) -> None:  # fmt: skip
         prefixes = phase.parameters or ("",)
         self.phase, self.number = phase, number
         self.named = {name: p for name, p in named.items() if name.startswith(prefixes)}
         if not self.named:
-            raise UserError(f"phase {phase.name!r}: no parameter's name begins with {', '.join(prefixes) or 'anything'}")
+            asked = ", ".join(phase.parameters) or "anything"
+            raise UserError(f"phase {phase.name!r}: no parameter that learns has a name beginning with {asked}")
         self.parameters = list(self.named.values())
         self.lr = lr if phase.lr is None else phase.lr
         self.optimiser = optimiser.build(self.parameters, self.lr)
@@ -66,14 +68,17 @@ class Turns:
         seed: of the training.
         clip: largest norm of a gradient, 0 for none.
         schedule, warmup, floor: see :func:`flowkit.train.schedules.factor`.
+        graphs: replays forward and backward where it can (one GPU process, one phase), or None.
     """
 
     def __init__(
         self, accelerator: Any, model: nn.Module, turns: Sequence[Turn], *, seed: int, clip: float,
-        schedule: ScheduleName, warmup: int, floor: float,
+        schedule: ScheduleName, warmup: int, floor: float, graphs: StepGraphs | None = None,
     ) -> None:  # fmt: skip
         self.accelerator, self.model, self.turns, self.seed, self.clip = accelerator, model, turns, seed, clip
-        self.schedule, self.warmup, self.floor = schedule, warmup, floor
+        self.graphs = graphs
+        self.warmup, self.floor = warmup, floor
+        self.schedule: ScheduleName = schedule
         self.lr: dict[str, float] = {}
         self._learning: Turn | None = None
 
@@ -98,10 +103,13 @@ class Turns:
             seed = mix_seed(self.seed, step) if turn.number == 0 else mix_seed(self.seed, step, turn.number)
             for number, (part, raw) in enumerate(zip(share.parts, raws, strict=True)):
                 last = number + 1 == len(raws)
-                with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    rows = Rows(seed, first=part.first, total=part.total)
-                    total, terms = self.model(raw, turn.phase.name, step, rows)
-                    self.accelerator.backward(total)
+                if self.graphs is not None:
+                    total, terms = self.graphs(part, raw, turn.phase.name, step, seed)
+                else:
+                    with nullcontext() if last else self.accelerator.no_sync(self.model):
+                        rows = Rows(seed, first=part.first, total=part.total)
+                        total, terms = self.model(raw, turn.phase.name, step, rows)
+                        self.accelerator.backward(total)
                 window.add(step, self.tag(turn, "loss"), total)
                 for name, value in terms.items():
                     window.add(step, self.tag(turn, name), value)
@@ -121,7 +129,7 @@ class Turns:
             scaler.step(turn.optimiser)
         else:
             turn.optimiser.step()
-        turn.optimiser.zero_grad(set_to_none=True)
+        turn.optimiser.zero_grad(set_to_none=self.graphs is None)
 
     def _let_learn(self, turn: Turn) -> None:
         """Only the parameters of the turn collect gradients; the others are passed through."""

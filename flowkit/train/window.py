@@ -1,7 +1,7 @@
 """Losses since the last log, kept on the device: the loop never waits for a number.
 
-The numbers come to the host when they are logged or a checkpoint is written; then each step's values are checked, so a loss that is
-not finite is found with its exact step.
+The numbers come to the host when they are logged or a checkpoint is written; then each step's values are checked, so a
+loss that is not finite is found with its exact step.
 """
 
 from __future__ import annotations

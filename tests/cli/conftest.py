@@ -15,7 +15,8 @@ task:
   class_path: ToyTask
   init_args: {network: {class_path: ToyNet, init_args: {width: 4}}, objective: FlowMatching}
 trainer:
-  {steps: 4, batch: 8, device: cpu, evaluate_every: 0, sample_every: 0, checkpoint_every: 0, tensorboard: false, progress: false}
+  {steps: 4, batch: 8, device: cpu, evaluate_every: 0, sample_every: 0, checkpoint_every: 0, tensorboard: false,
+   progress: false}
 sampler: {solver: Midpoint, steps: 3}
 seed: 0
 """

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run_tests(target: Path) -> None:
+def run_tests(folder: Path, *targets: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(target.parent), str(target)],
-        capture_output=True, text=True, timeout=300, cwd=target.parent,
+        [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", *targets],
+        capture_output=True, text=True, timeout=300, cwd=folder, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
@@ -26,30 +26,22 @@ def check_style(folder: Path) -> None:
     if not program.exists():
         pytest.skip("ruff is not installed")
     config = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
-    done = subprocess.run([program, "check", *config, "--ignore", "ARG,I001", *files], capture_output=True, text=True)
+    done = subprocess.run(
+        [program, "check", *config, "--ignore", "ARG,I001", *files], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 
-def test_a_new_method_passes_its_test(flowkit, tmp_path):
+def test_a_new_method_and_a_new_domain_pass_their_tests(flowkit, tmp_path):
     code, out, _ = flowkit("new", "method", "late-weighting", "--out", tmp_path)
     assert code == 0
     assert "pytest" in out
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "late_weighting.py",
-        "late_weighting.yaml",
-        "test_late_weighting.py",
-    ]
-    assert "@" not in (tmp_path / "late_weighting.yaml").read_text()
-    check_style(tmp_path)
-    run_tests(tmp_path / "test_late_weighting.py")
-
-
-def test_a_new_domain_passes_its_test(flowkit, tmp_path):
-    code, _, _ = flowkit("new", "domain", "waves", "--out", tmp_path)
-    assert code == 0
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["late_weighting", "late_weighting", "test_late_weighting"]
+    assert flowkit("new", "domain", "Waves", "--out", tmp_path)[0] == 0
     assert (tmp_path / "waves" / "plugin.py").is_file()
+    assert not [p for p in tmp_path.rglob("*.yaml") if "@" in p.read_text()]
     check_style(tmp_path)
-    run_tests(tmp_path / "waves" / "tests" / "test_waves.py")
+    run_tests(tmp_path, "test_late_weighting.py", "waves")
 
 
 def test_nothing_is_overwritten(flowkit, tmp_path):

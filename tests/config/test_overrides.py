@@ -61,7 +61,7 @@ def test_a_whole_object_as_yaml():
         ("trianer.steps", "1", ["--trianer.steps", "did you mean 'trainer'?"]),
         ("trainer.stepz", "1", ["Trainer takes no 'stepz'", "did you mean 'steps'?"]),
         ("task.objective.path.flor", "1", ["--task.objective.path.flor", "LinearPath", "'floor'"]),
-        ("sampler.guidance.scale", "2", ["no Guidance there yet", "--sampler.guidance NAME"]),
+        ("sampler.guidance.scale", "2", ["no Guidance there yet", "first set --sampler.guidance NAME"]),
         ("trainer.steps", "many", ["trainer.steps", "int", "'many'"]),
         ("trainer.steps", "{a", ["--trainer.steps", "broken YAML"]),
         ("task.objective", "FlowMaching", ["did you mean 'FlowMatching'?"]),

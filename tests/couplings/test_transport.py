@@ -147,9 +147,9 @@ def test_the_marginals_of_x0_and_x1_are_kept() -> None:
         Sinkhorn(within="label", draws="pairs"),
     ):
         kept: list[torch.Tensor] = []
-        for _ in range(20):
-            x0, label = torch.randn(64, 2, generator=g), torch.randint(2, (64,), generator=g)
-            x1 = torch.randn(64, 2, generator=g) + 4 * label[:, None]
+        for _ in range(10):
+            x0, label = torch.randn(128, 2, generator=g), torch.randint(2, (128,), generator=g)
+            x1 = torch.randn(128, 2, generator=g) + 4 * label[:, None]
             batch = coupling.draw(Batch(x1=x1, x0=x0, cond=Cond({"label": label})), g).batch
             kept.append(batch.x0[batch.cond["label"] == 1])
         x0 = torch.cat(kept)
@@ -182,10 +182,10 @@ def test_sinkhorn_draws_follow_the_plan() -> None:
     x0, x1 = points(5, 1)
     plan = sinkhorn_log_plan(squared_cost(x0, x1), 0.3).exp()
     g = torch.Generator().manual_seed(0)
-    for draws, tolerance in (("columns", 0.03), ("pairs", 0.03)):
+    for draws, tolerance in (("columns", 0.04), ("pairs", 0.04)):
         counts, coupling = torch.zeros(5, 5), Sinkhorn(epsilon=0.3, draws=draws, ignore_condition=True)
         row = torch.arange(5)
-        for _ in range(250):
+        for _ in range(150):
             batch = coupling.draw(Batch(x1=x1, x0=x0, cond=Cond({"row": row})), g).batch
             i = (batch.x0 == x0.T).float().argmax(1)
             counts.index_put_((i, batch.cond["row"]), torch.ones(5), accumulate=True)

@@ -223,3 +223,21 @@ def test_refusals(options: dict, message: str) -> None:
         ClassifierFree(**options)
     with pytest.raises(UserError, match=message):
         Autoguidance(Expensive(), **options)
+
+
+def test_off_the_cpu_the_interval_never_asks_the_device() -> None:
+    """Meta tensors hold no values: reading one (which would wait for a real device) raises."""
+
+    class Plain(Field):
+        path = LinearPath()
+
+        def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Cond | None = None) -> Evaluation:
+            assert cond is not None
+            return Evaluation(x + cond["text"])
+
+    x = torch.empty(3, 2, device="meta")
+    cond = Cond({"text": x}, padding=torch.empty(3, 2, dtype=torch.bool, device="meta"))
+    guided = ClassifierFree(3.0, interval=(0.2, 0.8), rescale=0.5).apply(Plain())
+    out = guided(x, torch.empty(3, device="meta"), cond)
+    assert out.v.shape == x.shape
+    assert out.calls == 2  # both halves were made, so both are counted

@@ -91,7 +91,7 @@ def test_empty_g722_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'/nowhere/x.wav' does not exist"):
+    with pytest.raises(UserError, match=r"'/nowhere/x\.wav' does not exist"):
         audio.read("/nowhere/x.wav")
     with pytest.raises(UserError, match="it is a folder"):
         audio.read(tmp_path)

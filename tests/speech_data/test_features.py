@@ -94,9 +94,7 @@ def test_griffin_lim_round_trip(config: MelConfig) -> None:
 def test_griffin_lim_frees_magnitudes_to_some_use() -> None:
     config = MelConfig()
     mel = MelSpectrogram(config)(voice_like(1.0, 22050).unsqueeze(0))
-    error = [
-        (MelSpectrogram(config)(GriffinLim(config, settle=settle)(mel)) - mel).abs().mean() for settle in (10, 60)
-    ]
+    error = [(MelSpectrogram(config)(GriffinLim(config, settle=settle)(mel)) - mel).abs().mean() for settle in (10, 60)]
     assert error[0] < 0.6 * error[1]
 
 

@@ -11,10 +11,13 @@ from domains.speech.text import normal_form
 from flowkit.errors import UserError
 
 #: Sentences on which results are reported: never in training or validation.
-REPORTED = """auth-incorrect conf-kicked conf-muted conf-onlyone conf-userswilljoin confbridge-inc-list-vol-in
-confbridge-inc-list-vol-out confbridge-menu-exit-in confbridge-menu-exit-out confbridge-muted confbridge-only-one
-confbridge-removed demo-nomatch dir-nomatch entr-num-rmv-blklist info-about-last-call pm-invalid-option ss-noservice
-vm-dialout vm-star-cancel vm-tempremoved vm-whichbox""".split()
+REPORTED = {
+    *("auth-incorrect", "conf-kicked", "conf-muted", "conf-onlyone", "conf-userswilljoin"),
+    *("confbridge-inc-list-vol-in", "confbridge-inc-list-vol-out", "confbridge-menu-exit-in", "confbridge-muted"),
+    *("confbridge-menu-exit-out", "confbridge-only-one", "confbridge-removed", "demo-nomatch", "dir-nomatch"),
+    *("entr-num-rmv-blklist", "info-about-last-call", "pm-invalid-option", "ss-noservice", "vm-dialout"),
+    *("vm-star-cancel", "vm-tempremoved", "vm-whichbox"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,14 @@ def test_english_has_the_known_size(english: Prompts) -> None:
 
 
 def test_no_sentence_is_on_two_sides(english: Prompts) -> None:
-    texts = {name: {normal_form(t) for t in english.split(name).column("text")} for name in ("train", "validation", "test")}
+    texts = {
+        name: {normal_form(t) for t in english.split(name).column("text")} for name in ("train", "validation", "test")
+    }
     assert not texts["train"] & texts["test"]
     assert not texts["train"] & texts["validation"]
     assert not texts["validation"] & texts["test"]
-    assert set(REPORTED) <= set(english.split("test").column("key"))
+    assert len(REPORTED) == 22
+    assert set(english.split("test").column("key")) >= REPORTED
 
 
 def test_a_batch_and_its_recording(english: Prompts) -> None:
@@ -70,7 +76,8 @@ def test_what_is_no_speech() -> None:
     assert not is_speech("fr", "x", "(beep)")
     assert not is_speech("en", "spy-iax2", 'IAX (note: does not say "2")')
     assert not is_speech("it", "confbridge-leave", "un suono")
-    assert not is_speech("ru", "is", "") and is_speech("fr", "is", "est")
+    assert not is_speech("ru", "is", "")
+    assert is_speech("fr", "is", "est")
 
 
 def test_languages_are_checked() -> None:

@@ -1,4 +1,7 @@
-"""A language of twelve symbols made by rule: each symbol is a fixed spectrum held for 2 to 6 frames at one of two loudnesses, chosen at random."""
+"""A language of twelve symbols made by rule.
+
+Each symbol is a fixed spectrum, held for 2 to 6 frames at one of two loudnesses that is chosen at random.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +85,19 @@ class ToyData(DataSource):
         return {
             "mel": asdict(MEL), "mel_mean": 0.0, "mel_std": 3.0, "symbols": list(SYMBOLS), "phonemes": "characters",
             "blank": False, "speakers": ["rule"], "languages": ["en"],
+            "frames": {"train": 34 * self.count}, "utterances": {"train": self.count},
         }  # fmt: skip
 
 
 def decoder(spec: Any, **changes: Any) -> MatchaDecoder:
-    sizes = {"features": BINS, "channels": [32, 32], "head_width": 16, "middle": 1, "groups": 4, "dropout": 0.0} | changes
+    sizes = {
+        "features": BINS,
+        "channels": [32, 32],
+        "head_width": 16,
+        "middle": 1,
+        "groups": 4,
+        "dropout": 0.0,
+    } | changes
     return MatchaDecoder(spec, **sizes)
 
 

@@ -1,8 +1,9 @@
 """A tiny real training for the tests of the trainer; as a script it runs a list of jobs, each in a process of its own.
 
-The script forks after its imports, so that many short runs cost one start of torch. A job is a JSON object: ``folder``, ``trainer``
-(settings), ``resume``, ``dropout``, ``lengths``, ``kill_at`` (SIGKILL after that optimiser step), ``kill_in_save`` (SIGKILL while that
-step's checkpoint is written), ``signal_at`` (SIGTERM to itself), ``world`` (processes), ``file_limit`` (bytes a file may have).
+The script forks after its imports, so that many short runs cost one start of torch. A job is a JSON object: ``folder``,
+``trainer`` (settings), ``resume``, ``dropout``, ``lengths``, ``world`` (processes) and what shall happen: ``kill_at``
+(SIGKILL after that optimiser step), ``kill_in_save`` (SIGKILL while that one is written), ``signal_at`` (SIGTERM),
+``signal_twice_at`` (SIGINT twice), ``limit_at`` with ``file_limit`` (bytes that a file may have from that step on).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ToySamples(Samples):
 
     def __init__(self, n: int, seed: int, lengths: bool = False, poisoned: int | None = None) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.x = torch.randn(n, 4, generator=generator)
+        self.x = 0.3 * torch.randn(n, 4, generator=generator) + torch.tensor([2.0, -2.0, 1.0, -1.0])
         if poisoned is not None:
             self.x[poisoned] = float("nan")
         self.size = torch.randint(1, 65, (n,), generator=generator) if lengths else None
@@ -96,10 +97,11 @@ class ToyObjective(Objective):
         return {"main": NetworkSpec()}
 
     def loss(
-        self, networks: Networks, batch: Batch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+        self, networks: Networks, batch: Batch, *, phase: str = "main", step: int = 0,
+        generator: RandomSource | None = None,
     ) -> Loss:  # fmt: skip
         assert batch.x1 is not None
-        x0, t = normal_like(batch.x1, generator), uniform((len(batch.x1),), generator)
+        x0, t = normal_like(batch.x1, generator), uniform((len(batch.x1),), generator, device=batch.x1.device)
         xt = like(1 - t, x0) * x0 + like(t, x0) * batch.x1
         terms = {"flow": mean_per_sample((networks.main([xt], [t], batch.cond)["v"] - (batch.x1 - x0)) ** 2)}
         return Loss(terms["flow"].mean(), terms)
@@ -146,9 +148,11 @@ class ToyTask(Task):
         return Batch(x1=raw["x"] + 0.1 * self.mean)
 
     def weight_sum(self) -> float:
-        return float(sum(p.double().sum() for p in self.parameters()))
+        return sum(p.detach().double().sum().item() for p in self.parameters())
 
-    def evaluate(self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
+    ) -> dict[str, float]:
         self.training_seen.append(self.training)
         torch.rand(7)  # evaluations may draw: training must not notice
         return {"weights": self.weight_sum(), "limit": float(limit or 0)}
@@ -213,8 +217,8 @@ def perform(job: dict[str, Any]) -> None:
     task = ToyTask(job.get("dropout", 0.0))
     task.objective.after.append(lambda step: disturb(job, step + 1))
     if "kill_in_save" in job:
-        whole = checkpoint.seal
-        checkpoint.seal = lambda folder, **notes: (kill if notes["step"] == job["kill_in_save"] else whole)(folder, **notes)
+        whole, last = checkpoint.seal, job["kill_in_save"]
+        checkpoint.seal = lambda folder, **notes: (kill if notes["step"] == last else whole)(folder, **notes)
     data = ToyData(lengths=job.get("lengths", False))
     train(Path(job["folder"]), task, data, **job.get("trainer", {}), **{"resume": job.get("resume")})
 
@@ -242,7 +246,7 @@ def main() -> None:
     """Perform the jobs of the argument one after the other; print the exit status of each as JSON (-9: killed)."""
     # What every job imports, once.
     import torch._dynamo
-    import torch.distributed.tensor
+    import torch.distributed.tensor  # noqa: F401
     from accelerate import Accelerator  # noqa: F401
 
     from flowkit.train import run  # noqa: F401

@@ -5,10 +5,12 @@ The shared library comes with the package espeakng-loader (GPL-3, optional); no 
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
+import shutil
+import tempfile
 import threading
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowkit.errors import UserError
+from flowkit.errors import UserError, nearest
 
 _SYNCHRONOUS = 2
 #: Phoneme events, their names in IPA, and no exit() of the process on errors.
@@ -42,6 +44,11 @@ class _Event(ctypes.Structure):
         ("user_data", ctypes.c_void_p),
         ("id", _Name),
     )
+
+
+class _Voice(ctypes.Structure):
+    # The first fields; the rest is never read.
+    _fields_ = (("name", ctypes.c_char_p), ("languages", ctypes.c_void_p), ("identifier", ctypes.c_char_p))
 
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
@@ -69,8 +76,8 @@ class Spoken:
         return [(end - start) / self.sample_rate for start, end in zip(self.starts, ends, strict=True)]
 
 
-class Synthesiser:
-    """The library, initialised once for the process; calls are made one at a time."""
+class _Library:
+    """The library, freshly loaded: its state (wave phases, noise) then depends on nothing that was said before."""
 
     def __init__(self) -> None:
         try:
@@ -79,75 +86,103 @@ class Synthesiser:
             raise UserError(
                 "speech made by rule needs the optional package espeakng-loader: pip install espeakng-loader"
             ) from error
-        self._lock = threading.Lock()
+        self.data = Path(espeakng_loader.get_data_path())
+        library = Path(espeakng_loader.get_library_path())
         try:
-            self._library: Any = ctypes.CDLL(espeakng_loader.get_library_path())
+            # A copy: a phonemiser of the same process may hold the original, which then would never be unloaded.
+            with tempfile.TemporaryDirectory(prefix="flowkit-espeak-", ignore_cleanup_errors=True) as folder:
+                self.calls: Any = ctypes.CDLL(shutil.copy(library, folder))
         except OSError as error:
             raise UserError(f"the espeak-ng library of espeakng-loader does not load: {error}") from error
-        self._library.espeak_Synth.argtypes = [
+        self.calls.espeak_Synth.argtypes = [
             ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
             ctypes.c_void_p, ctypes.c_void_p,
         ]  # fmt: skip
-        home = str(Path(espeakng_loader.get_data_path()).parent).encode()
-        self.sample_rate: int = self._library.espeak_Initialize(_SYNCHRONOUS, 0, home, _OPTIONS)
+        self.calls.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        self.calls.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+        self.sample_rate: int = self.calls.espeak_Initialize(_SYNCHRONOUS, 0, str(self.data.parent).encode(), _OPTIONS)
         if self.sample_rate <= 0:
             raise UserError(f"espeak-ng does not start (code {self.sample_rate}): is espeakng-loader complete?")
-        self._data = Path(espeakng_loader.get_data_path())
         # ctypes keeps no reference of its own: the callback must live as long as the library may call it.
         self._callback = _Callback(self._receive)
-        self._library.espeak_SetSynthCallback(self._callback)
-        self._sound: list[bytes] = []
-        self._phonemes: list[tuple[str, int]] = []
+        self.calls.espeak_SetSynthCallback(self._callback)
+        self.calls.espeak_ng_SetRandSeed(1)
+        self.sound: list[bytes] = []
+        self.phonemes: list[tuple[str, int]] = []
+
+    def close(self) -> None:
+        """Stop and unload."""
+        self.calls.espeak_Terminate()
+        unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary  # pyright: ignore[reportAttributeAccessIssue]
+        unload(self.calls._handle)
 
     def _receive(self, wave: Any, count: int, events: Any) -> int:
         i = 0
         while events[i].type != _LAST:
             if events[i].type == _PHONEME:
                 # Eight bytes at most, so a long name may end inside a character.
-                self._phonemes.append((events[i].id.string.decode(errors="ignore"), events[i].sample))
+                self.phonemes.append((events[i].id.string.decode(errors="ignore"), events[i].sample))
             i += 1
         if wave and count > 0:
-            self._sound.append(ctypes.string_at(wave, 2 * count))
+            self.sound.append(ctypes.string_at(wave, 2 * count))
         return 0
 
-    def _set_voice(self, voice: str) -> None:
-        base, _, variant = voice.partition("+")
-        # A missing variant is silently ignored by the library.
-        known = not variant or (self._data / "voices" / "!v" / variant).is_file()
-        if not known or self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(
-                f"espeak has no voice {voice!r}: give a language such as en-us, perhaps with a "
-                f"variant f1 to f5 or m1 to m8 after a plus sign ({base}+f3)"
-            )
+    def languages(self) -> dict[str, str]:
+        """The file of every language's voice."""
+        voices = self.calls.espeak_ListVoices(None)
+        found: dict[str, str] = {}
+        i = 0
+        while voices[i]:
+            voice = voices[i].contents
+            # The first byte is a priority.
+            found[ctypes.string_at(voice.languages + 1).decode()] = voice.identifier.decode()
+            i += 1
+        return found
 
-    def speak(self, text: str, voice: str = "en-us", *, rate: int = 175, pitch: int = 50) -> Spoken:
-        """Synthesise ``text``; the same arguments give the same samples.
+    def set_voice(self, voice: str) -> None:
+        """Choose a voice; raises ``UserError`` with the nearest name."""
+        base, plus, variant = voice.partition("+")
+        # Listing opens some hundred files: once per process.
+        languages = _languages or self.languages()
+        _languages.update(languages)
+        if base not in languages:
+            raise UserError(f"espeak has no voice {voice!r}: {nearest(base, languages)}")
+        variants = sorted(file.name for file in (self.data / "voices" / "!v").iterdir())
+        # The library silently ignores a variant that it does not have.
+        if plus and variant not in variants:
+            raise UserError(f"espeak has no variant {variant!r} of the voice {base!r}: {nearest(variant, variants)}")
+        if self.calls.espeak_SetVoiceByName(f"{languages[base]}{plus}{variant}".encode()) != 0:
+            raise UserError(f"espeak cannot load its voice {voice!r}")
 
-        Args:
-            text: any text of the voice's language.
-            voice: a language of espeak and perhaps a variant: ``en-us+f3``.
-            rate: words per minute, 80 to 450.
-            pitch: 0 to 100.
 
-        Raises:
-            UserError: there is no such voice, or nothing can be said.
-        """
-        with self._lock:
-            # Some voices carry state from one text to the next unless they are loaded anew.
-            self._set_voice(voice)
-            self._library.espeak_SetParameter(_RATE, rate, 0)
-            self._library.espeak_SetParameter(_PITCH, pitch, 0)
-            self._sound, self._phonemes = [], []
+_lock = threading.Lock()
+_languages: dict[str, str] = {}
+
+
+def speak(text: str, voice: str = "en-us", *, rate: int = 175, pitch: int = 50) -> Spoken:
+    """Synthesise ``text``; the same arguments give the same samples.
+
+    Args:
+        text: any text of the voice's language.
+        voice: a language of espeak and perhaps a variant: ``en-us+f3``.
+        rate: words per minute, 80 to 450.
+        pitch: 0 to 100.
+
+    Raises:
+        UserError: espeakng-loader is not installed, there is no such voice, or nothing can be said.
+    """
+    with _lock:
+        library = _Library()
+        try:
+            library.set_voice(voice)
+            library.calls.espeak_SetParameter(_RATE, rate, 0)
+            library.calls.espeak_SetParameter(_PITCH, pitch, 0)
             data = text.encode()
-            code = self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
-            sound, phonemes = b"".join(self._sound), self._phonemes
-        if code != 0 or not sound or not any(name for name, _ in phonemes):
-            raise UserError(f"text {text!r} holds nothing that can be pronounced")
-        wave = torch.from_numpy(np.frombuffer(sound, dtype="<i2").astype(np.float32) / 32768.0)
-        return Spoken(wave, self.sample_rate, tuple(n for n, _ in phonemes), tuple(start for _, start in phonemes))
-
-
-@lru_cache(maxsize=1)
-def synthesiser() -> Synthesiser:
-    """The process's synthesiser."""
-    return Synthesiser()
+            code = library.calls.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
+        finally:
+            library.close()
+    sound, phonemes = b"".join(library.sound), library.phonemes
+    if code != 0 or not sound or not any(name for name, _ in phonemes):
+        raise UserError(f"text {text!r} holds nothing that can be pronounced")
+    wave = torch.from_numpy(np.frombuffer(sound, dtype="<i2").astype(np.float32) / 32768.0)
+    return Spoken(wave, library.sample_rate, tuple(name for name, _ in phonemes), tuple(start for _, start in phonemes))

@@ -117,12 +117,13 @@ class Utterances(Samples):
         token_lengths = counts * step + first
         tokens = np.zeros((len(rows), _multiple(int(token_lengths.max()), self.pad_tokens)), dtype=np.int64)
         shape = (len(rows), _multiple(int(frames.max()), self.pad_frames), packed.mel.shape[1])
-        mel = np.full(shape, self._silence, dtype=np.float32)
+        mel = np.empty(shape, dtype=np.float32)
         for i, row in enumerate(rows):
             tokens[i, first : first + step * counts[i] : step] = packed.tokens[
                 packed.token_starts[row] : packed.token_starts[row + 1]
             ]
             mel[i, : frames[i]] = packed.mel[packed.frame_starts[row] : packed.frame_starts[row + 1]]
+            mel[i, frames[i] :] = self._silence
         columns = packed.manifest["rows"]
         raw: RawBatch = {
             "tokens": torch.from_numpy(tokens),
@@ -166,11 +167,12 @@ class PreparedReader(DataSource):
         self.prepare()
         return Packed(self.folder)
 
-    def split(self, name: Split) -> Utterances:
+    def split(self, name: str) -> Utterances:
         """The utterances of one split that have at least one frame per token (shorter ones have no alignment)."""
         if name not in SPLITS:
             raise UserError(f"data has no split {name!r}: {nearest(name, SPLITS)}")
-        rows = np.flatnonzero(np.asarray(self.packed.manifest["rows"]["split"]) == SPLITS.index(name))
+        number = SPLITS.index(name)  # pyright: ignore[reportArgumentType]
+        rows = np.flatnonzero(np.asarray(self.packed.manifest["rows"]["split"]) == number)
         utterances = Utterances(
             self.packed, rows, blank=self.blank, pad_tokens=self.pad_tokens, pad_frames=self.pad_frames
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from domains.speech import audio
 from domains.speech.data.corpus import Recording, SpeechData
-from domains.speech.data.espeak import Spoken, synthesiser
+from domains.speech.data.espeak import Spoken, speak
 from domains.speech.data.sentences import sentences
 from domains.speech.features import MelConfig
 from domains.speech.phonemes import LANGUAGES, PhonemeKind, SymbolTable
@@ -108,7 +108,7 @@ class RuleMade(SpeechData):
         return result
 
     def _load(self, key: str, text: str, voice: str) -> Tensor:
-        spoken = synthesiser().speak(text, voice, rate=self.rate)
+        spoken = speak(text, voice, rate=self.rate)
         self._spoken[key] = spoken
         return audio.resample(spoken.wave, spoken.sample_rate, self.sample_rate)
 

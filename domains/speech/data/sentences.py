@@ -11,16 +11,16 @@ _WORDS = {
     "curious hungry silver patient muddy foreign friendly purple famous sleepy wooden",
     "person": "sailor teacher painter doctor farmer child neighbour driver singer baker captain judge gardener tailor "
     "writer engineer visitor cousin student pilot",
-    "thing": "boat ladder kettle violin window basket lantern carpet engine hammer bottle garden picture village bridge "
-    "mirror pencil suitcase telescope umbrella orange treasure machine feather journal",
+    "thing": "boat ladder kettle violin window basket lantern carpet engine hammer bottle garden picture village "
+    "bridge mirror pencil suitcase telescope umbrella orange treasure machine feather journal",
     "animal": "horse fox dragonfly whale sparrow turtle goose donkey tiger rabbit beetle shepherd",
     "did": "carried painted noticed repaired followed measured borrowed polished discovered forgot watched "
     "described sold finished admired opened pushed chose buried photographed",
     "does": "carries needs likes hears follows remembers finds draws changes avoids",
     "place": "near the river|behind the church|in the kitchen|under the bridge|across the valley|beside the road|"
     "at the station|on the roof|by the harbour|through the forest|above the clouds|outside the theatre",
-    "when": "yesterday|before breakfast|after the storm|every winter|at noon|last Thursday|in the evening|once again|"
-    "without a word|during the journey|this morning|as usual",
+    "when": "yesterday|before breakfast|after the storm|every winter|at noon|last Thursday|in the evening|"
+    "once again|without a word|during the journey|this morning|as usual",
     "how": "quickly quietly carefully proudly slowly gladly badly eagerly softly thoughtfully",
     "number": "two three four five six seven eight nine ten eleven twelve thirteen twenty thirty fifty",
     "name": "Martha Oliver Judith George Vivian Shawn Theodore Zoe Hugh Penelope Charles Beth",

@@ -1,7 +1,8 @@
 """The decoder of Matcha-TTS (Mehta et al., arXiv 2309.03199): a 1-D U-Net with a Transformer block at every level.
 
-It reads the state(s) (b, features, t), ``cond["mu"]`` of the same shape and, for several speakers or languages, ``cond["speaker"]`` (b, s), all
-concatenated on the channel axis. Where the official code lets padding into its attention and its norms, this network is blind to it.
+It reads the state(s) (b, features, t), ``cond["mu"]`` of the same shape and, for several speakers or languages,
+``cond["speaker"]`` (b, s), all concatenated on the channel axis. Where the official code lets padding into its
+attention and its norms, this network is blind to it.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ class _UNet(nn.Module):
         self.down = nn.ModuleList([stage(size, out) for size, out in zip((width, *channels), channels, strict=False)])
         self.shrink = nn.ModuleList([Convolution(c, c, stride=1 if i == last else 2) for i, c in enumerate(channels)])
         self.middle = nn.ModuleList([stage(channels[-1], channels[-1]) for _ in range(middle)])
-        # On the way up, level i reads its own skip (channels[i]) beside what comes from below (also channels[i]) and hands on channels[i-1].
+        # On the way up, level i reads its own skip (channels[i]) beside what comes from below (also channels[i]) and
+        # hands on channels[i-1].
         finer = (channels[0], *channels[:-1])
         self.up = nn.ModuleList([stage(2 * channels[i], finer[i]) for i in reversed(range(len(channels)))])
         self.grow = nn.ModuleList(
@@ -218,7 +220,7 @@ class MatchaDecoder(Network):
         self.body = _UNet(spec, width, features, channels, heads, head_width, middle, transformers, dropout, groups)
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
-        """``inputs``: (b, features, t) each; ``times``: (b,) each; reads ``cond["mu"]``, ``cond["speaker"]`` and ``cond.padding`` (b, 1, t)."""
+        """``inputs`` (b, features, t) each; reads ``cond["mu"]``, ``cond["speaker"]``, ``cond.padding`` (b, 1, t)."""
         x = torch.cat([*inputs, cond["mu"].to(inputs[0].dtype)], dim=1).transpose(1, 2)
         if self.condition:
             x = torch.cat([x, cond["speaker"].to(x.dtype).unsqueeze(1).expand(-1, x.shape[1], -1)], dim=2)

@@ -1,9 +1,10 @@
 """Layers over frames, channels last: (b, t, c) in, (b, t, c) out, with an optional mask of the real frames.
 
-Convolutions are one matrix product over neighbouring frames, so a network of them needs no transposition between its convolutions, its
-attention and its norms, and every shape runs at the speed of a matrix product. Masks are float (b, t, 1), 1 on real frames; None means that
-every frame is real. A layer that mixes frames (convolution, group norm, attention) reads real frames only: its output there is the same
-whatever the padding, which the official Matcha-TTS code does not hold (its float mask is added to the logits and its norms read padding).
+Convolutions are one matrix product over neighbouring frames, so a network of them needs no transposition between its
+convolutions, its attention and its norms, and every shape runs at the speed of a matrix product. Masks are float
+(b, t, 1), 1 on real frames; None means that every frame is real. A layer that mixes frames (convolution, group norm,
+attention) reads real frames only: its output there is the same whatever the padding, which the official Matcha-TTS
+code does not hold (its float mask is added to the logits and its norms read padding).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ def masked(x: Float[Tensor, "b t c"], mask: FrameMask) -> Float[Tensor, "b t c"]
 
 
 class Convolution(nn.Module):
-    """A 1-D convolution of odd ``kernel`` over frames, zero-padded to the same length (halved, rounded up, at ``stride`` 2).
+    """A 1-D convolution of odd ``kernel`` over frames, zero-padded to the same length.
 
-    The input must be zero on padded frames. The weight is (out, kernel * in), oldest frame first.
+    ``stride`` 2 halves the length, rounded up. The input must be zero on padded frames. The weight is
+    (out, kernel * in), oldest frame first.
     """
 
     def __init__(self, channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1) -> None:
@@ -35,6 +37,7 @@ class Convolution(nn.Module):
         self.linear = nn.Linear(kernel * channels, out_channels)
 
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b s d"]:
+        """Convolve."""
         if self.kernel == 1:
             return self.linear(x)
         if torch.is_autocast_enabled(x.device.type):
@@ -45,9 +48,10 @@ class Convolution(nn.Module):
 
 
 class Upsample(nn.Module):
-    """The transposed convolution of kernel 4 and stride 2: (b, t, c) to (b, 2 t, c). The input must be zero on padded frames.
+    """The transposed convolution of kernel 4 and stride 2: (b, t, c) to (b, 2 t, c).
 
-    Even frames read x[i] and x[i-1], odd ones x[i] and x[i+1]: two matrix products and an interleaving.
+    The input must be zero on padded frames. Even frames read x[i] and x[i-1], odd ones x[i] and x[i+1]: two matrix
+    products and an interleaving.
     """
 
     def __init__(self, channels: int) -> None:
@@ -58,6 +62,7 @@ class Upsample(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b u c"]:
+        """Twice as many frames."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         before, after = F.pad(x[:, :-1], (0, 0, 1, 0)), F.pad(x[:, 1:], (0, 0, 0, 1))
@@ -85,7 +90,8 @@ class MaskedGroupNorm(nn.Module):
             per_channel = torch.stack([real.sum(1), (real * x).sum(1)])
             count = frames * (x.shape[2] // self.groups)
             mean, square = per_channel.unflatten(2, (self.groups, -1)).sum(3) / count
-            # Activations behind a convolution have means of the order of their deviation: one pass is exact enough in float32.
+            # Activations behind a convolution have means of the order of their deviation: one pass is exact enough in
+            # float32.
             inverse = torch.rsqrt((square - mean * mean).clamp_min(0.0) + self.eps)
             scale = inverse.unsqueeze(2) * self.weight.view(self.groups, -1)
             shift = self.bias.view(self.groups, -1) - mean.unsqueeze(2) * scale
@@ -102,6 +108,7 @@ class SnakeBeta(nn.Module):
         self.log_inverse_size = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
+        """Apply to every frame."""
         y = self.linear(x)
         # sin^2 z = (1 - cos 2z) / 2: one pass over the widest activation of the network less.
         half = 0.5 / (self.log_inverse_size.exp() + 1e-9)
@@ -111,7 +118,8 @@ class SnakeBeta(nn.Module):
 class Attention(nn.Module):
     """Self-attention of ``heads`` heads of ``head_width`` channels; padded frames are never read (boolean mask).
 
-    With ``angles`` (see :func:`rotary_angles`) the first channels of each head's queries and keys turn with the position.
+    With ``angles`` (see :func:`rotary_angles`) the first channels of each head's queries and keys turn with the
+    position.
     """
 
     def __init__(self, channels: int, heads: int, head_width: int, *, bias: bool, dropout: float = 0.0) -> None:
@@ -126,6 +134,7 @@ class Attention(nn.Module):
         real: Bool[Tensor, "b 1 1 t"] | None,
         angles: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "b t c"]:
+        """``real``: which frames may be read; None for all."""
         query, key, value = self.to_qkv(x).unflatten(2, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
         if angles is not None:
             query, key = rotate(query, *angles), rotate(key, *angles)
@@ -138,7 +147,10 @@ class Attention(nn.Module):
 def rotary_angles(
     positions: int, channels: int, *, base: float = 10_000.0, device: torch.device | None = None
 ) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t d"]]:
-    """Cosines and sines (positions, channels / 2) of RoPE (Su et al., arXiv 2104.09864): angle = position * base^(-2k / channels)."""
+    """Cosines and sines (positions, channels / 2) of RoPE: the angle is position * base^(-2k / channels).
+
+    Su et al., "RoFormer" (arXiv 2104.09864).
+    """
     speed = base ** (-torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels)
     angle = torch.arange(positions, device=device, dtype=torch.float32).unsqueeze(1) * speed
     return angle.cos(), angle.sin()

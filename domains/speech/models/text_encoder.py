@@ -1,7 +1,7 @@
 """The text encoder of Matcha-TTS (Mehta et al., arXiv 2309.03199): tokens to mean mel frames and log-durations.
 
-Embedding, a convolutional prenet, post-norm Transformer layers with rotary positions on the first half of each head, and two outputs: one mel
-frame per token (mu) and, behind a stop-gradient, the log-duration of each token.
+Embedding, a convolutional prenet, post-norm Transformer layers with rotary positions on the first half of each head,
+and two outputs: one mel frame per token (mu) and, behind a stop-gradient, the log-duration of each token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EPS = 1e-4
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """Sizes of :class:`TextEncoder`; the defaults are the published ones (7,195,345 parameters at 178 symbols and 80 features).
+    """Sizes of :class:`TextEncoder`; the defaults are the published ones (7,195,345 parameters with 178 symbols).
 
     Args:
         width: channels of embedding and layers (a speaker or language vector widens the layers).
@@ -66,6 +66,7 @@ class DurationPredictor(nn.Module):
         self.to_log_duration = nn.Linear(width, 1)
 
     def forward(self, x: Float[Tensor, "b n c"], mask: FrameMask) -> Float[Tensor, "b n"]:
+        """Log-durations, 0 on padding."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = self.dropout(norm(F.relu(convolution(masked(x, mask)))))
         return masked(self.to_log_duration(x), mask).squeeze(2)
@@ -127,7 +128,8 @@ class TextEncoder(nn.Module):
         width = sizes.width + condition
         if width % (4 * sizes.heads):
             raise ValueError(
-                f"the encoder's width ({sizes.width} plus {condition} for speaker and language) must be divisible by 4 * heads = {4 * sizes.heads}"
+                f"the encoder's width ({sizes.width} plus {condition} for speaker and language) must be divisible by "
+                f"4 * heads = {4 * sizes.heads}"
             )
         self.condition, self.rotary = condition, width // sizes.heads // 2
         self.embedding = nn.Embedding(symbols, sizes.width)

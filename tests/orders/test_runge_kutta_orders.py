@@ -1,0 +1,146 @@
+"""Measured orders: every fixed-step method on the exact flow of a mixture, both ways in time; tableaus and dense output."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowkit.paths.trigonometric import TrigonometricPath
+from flowkit.solvers.bogacki_shampine import BogackiShampine
+from flowkit.solvers.controllers import FixedSteps, Tolerance
+from flowkit.solvers.dormand_prince import DormandPrince
+from flowkit.solvers.euler import Euler
+from flowkit.solvers.heun import Heun
+from flowkit.solvers.midpoint import Midpoint
+from flowkit.solvers.rk4 import RK4
+from flowkit.solvers.rk4_three_eighths import RK4ThreeEighths
+from flowkit.solvers.runge_kutta import RungeKutta
+from flowkit.solvers.save import DENSE
+from flowkit.solvers.solve import solve
+from flowkit.solvers.tsitouras import Tsitouras
+from flowkit.testing.mixture import GaussianMixture, MixtureField
+
+METHODS = [Euler, Midpoint, Heun, RK4, RK4ThreeEighths, BogackiShampine, DormandPrince, Tsitouras]
+PAIRS = [BogackiShampine, DormandPrince, Tsitouras]
+#: Steps for which errors are far from both rounding and the first, irregular steps.
+STEPS = {1: (320, 640), 2: (160, 320), 3: (80, 160), 4: (48, 96), 5: (32, 64)}
+
+
+@pytest.fixture(scope="module")
+def oracle() -> tuple[MixtureField, Tensor, dict[tuple[float, float], Tensor]]:
+    """A nonlinear field that depends on time, starts, and the exact ends of both directions."""
+    mixture = GaussianMixture([0.5, 0.3, 0.2], [[1.0, 0.5], [-1.0, 0.7], [0.2, -1.2]], [0.6, 0.7, 0.8], TrigonometricPath())
+    x = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    ends = {}
+    for span in ((0.0, 1.0), (1.0, 0.0)):
+        reference = solve(mixture.field(), x, solver=DormandPrince(), controller=Tolerance(1e-13, 1e-13), span=span)
+        assert reference.ok
+        ends[span] = reference.x
+    return mixture.field(), x, ends
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+def test_measured_order(method: type[RungeKutta], span: tuple[float, float], oracle) -> None:
+    field, x, ends = oracle
+    errors = []
+    for steps in STEPS[method.order]:
+        solution = solve(field, x, solver=method(), controller=FixedSteps(steps), span=span)
+        errors.append((solution.x - ends[span]).square().mean().sqrt().item())
+        assert (solution.evaluations == steps * method.evaluations).all()
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(method.order, abs=0.1)
+
+
+@pytest.mark.parametrize("method", PAIRS)
+def test_error_estimate_shrinks_with_its_order(method: type[RungeKutta], oracle) -> None:
+    """The local error of the embedded solution is of order error_order + 1."""
+    field, x, _ = oracle
+    t0 = torch.full((len(x),), 0.3, dtype=torch.float64)
+    sizes = []
+    for h in (0.04, 0.02):
+        step = method().step(field, t0, t0 + h, x, field(x, t0), None, None)
+        sizes.append(step.error.square().mean().sqrt().item())
+    assert method.error_order is not None
+    assert math.log2(sizes[0] / sizes[1]) == pytest.approx(method.error_order + 1, abs=0.15)
+
+
+def _trees(order: int) -> list[tuple]:
+    """Rooted trees with ``order`` vertices, each a sorted tuple of its subtrees."""
+    if order == 1:
+        return [()]
+    found = set()
+    for parts in itertools.product(range(1, order), repeat=1):
+        first = parts[0]
+        for head in _trees(first):
+            for rest in _trees(order - first):
+                found.add(tuple(sorted((head, *rest))))
+    return sorted(found)
+
+
+def _size(tree: tuple) -> int:
+    return 1 + sum(_size(child) for child in tree)
+
+
+def _density(tree: tuple) -> int:
+    return _size(tree) * math.prod(_density(child) for child in tree)
+
+
+def _stage_weights(tree: tuple, a: Tensor) -> Tensor:
+    """Product over the children of A times their weights: the elementary weight is b . this."""
+    out = torch.ones(len(a), dtype=torch.float64)
+    for child in tree:
+        out = out * (a @ _stage_weights(child, a))
+    return out
+
+
+def _matrix(method: type[RungeKutta]) -> Tensor:
+    stages = len(method.nodes)
+    return torch.tensor([[*row, *[0.0] * (stages - len(row))] for row in ((), *method.rows)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tableau_meets_every_order_condition(method: type[RungeKutta]) -> None:
+    """sum_i b_i Phi_i(tree) = 1 / density(tree) for all trees up to the order (Butcher), and the rows sum to the nodes."""
+    a = _matrix(method)
+    assert torch.allclose(a.sum(1), torch.tensor(method.nodes, dtype=torch.float64), atol=1e-14)
+    for weights, order in ((method.weights, method.order), (method.embedded, method.error_order)):
+        if weights is None:
+            continue
+        b = torch.tensor(weights, dtype=torch.float64)
+        for tree in (tree for n in range(1, order + 1) for tree in _trees(n)):
+            assert (b @ _stage_weights(tree, a)).item() == pytest.approx(1 / _density(tree), abs=5e-14), tree
+    # And not of a higher order: the conditions can fail.
+    b = torch.tensor(method.weights, dtype=torch.float64)
+    assert any(abs((b @ _stage_weights(t, a)).item() - 1 / _density(t)) > 1e-6 for t in _trees(method.order + 1))
+
+
+def test_there_are_as_many_trees_as_butcher_says() -> None:
+    assert [len(_trees(n)) for n in range(1, 7)] == [1, 1, 2, 4, 9, 20]
+
+
+@pytest.mark.parametrize(
+    ("method", "order"),
+    [(Euler, 1), (Heun, 2), (RK4, 3), (BogackiShampine, 3), (DormandPrince, 4), (Tsitouras, 4)],
+)
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+def test_dense_output_order(method: type[RungeKutta], order: int, span: tuple[float, float], oracle) -> None:
+    """Inside a step the error of the dense output shrinks with (at least) its order."""
+    field, x, _ = oracle
+    inside = [0.137, 0.391, 0.523, 0.777, 0.912]
+    exact = solve(field, x, solver=DormandPrince(), controller=Tolerance(1e-12, 1e-12), span=span, save=inside)
+    # The reference has order-4 dense output too: make its steps tiny by hand where it matters.
+    fine = solve(field, x, solver=Tsitouras(), controller=FixedSteps(1000), span=span, save=inside)
+    assert exact.xs is not None
+    assert fine.xs is not None
+    errors = []
+    for steps in (20, 40):
+        solution = solve(field, x, solver=method(), controller=FixedSteps(steps), span=span, save=DENSE)
+        assert solution.dense is not None
+        states = torch.stack([solution.dense(t) for t in inside])
+        errors.append((states - fine.xs).square().mean().sqrt().item())
+    # The place within a step differs between both grids, so the slope is rough.
+    assert math.log2(errors[0] / errors[1]) > order - 0.35

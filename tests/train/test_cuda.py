@@ -1,0 +1,60 @@
+"""The same on a GPU, where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_training import ToyData, ToyTask, records, settings, train
+
+from flowkit.solvers.sampler import Sampler
+from flowkit.train.run import Run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = {"device": "auto", "bucket": 8}
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, precision: str) -> None:
+    for name, stops in (("calm", (24,)), ("resumed", (5, 13, 24))):
+        for stop in stops:
+            torch.manual_seed(0)
+            task = ToyTask(dropout=0.3)
+
+            def interrupt(step: int, stop: int = stop) -> None:
+                if step + 1 == stop < 24:
+                    raise KeyboardInterrupt
+
+            task.objective.after.append(interrupt)
+            options = {**GPU, "precision": precision, "resume": "last" if stop != stops[0] else None}
+            if stop < 24:
+                with pytest.raises(KeyboardInterrupt):
+                    train(tmp_path / name, task, ToyData(lengths=True), **options)
+            else:
+                train(tmp_path / name, task, ToyData(lengths=True), **options)
+    for file in ("model/model", "state/weights", "state/optimiser", "state/random"):
+        path = Path("checkpoints", "last", f"{file}.safetensors")
+        one, other = (load_file(tmp_path / name / path) for name in ("calm", "resumed"))
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert records(tmp_path / "calm") == records(tmp_path / "resumed")
+
+
+def test_the_loop_never_waits_for_the_gpu(tmp_path: Path) -> None:
+    trainer = settings(**GPU, precision="bf16", steps=9, log_every=10, evaluate_every=0, checkpoint_every=0)
+    run = Run(
+        trainer, ToyTask(), ToyData(), sampler=Sampler(), seed=0, folder=tmp_path, recipe_text="", resume=None,
+        overfit_batch=False, dry_run=False,
+    )  # fmt: skip
+    shares = iter(run.loader)
+    assert run.ema is not None
+    try:
+        for step in range(9):
+            torch.cuda.set_sync_debug_mode("error" if step > 2 else "default")
+            run.turns.step(step, next(shares), run.window)
+            run.ema.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        shares.close()
+    assert run.window.fetch(run.accelerator) == {}
