@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--data", type=Path, help="a prepared data folder, instead of the recipe's data")
     train.add_argument("--batches", type=int, default=13, help="batches of a round (default %(default)s)")
     train.add_argument("--batch", type=int, default=32, help="utterances of a batch (default %(default)s)")
-    train.add_argument("--precision", choices=("no", "bf16"), default="bf16")
+    train.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     train.add_argument(
         "--set",
         dest="overrides",
@@ -89,8 +89,8 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
     """Real-time factors of the Euler decoder on one utterance of 5.016 s, random weights of the published size."""
     device = torch.device(args.device)
     rivals: dict[str, Callable[[int], Any]] = {"ours": our_decoder(device)}
-    if args.official is not None:
-        rivals["official"] = official_decoder(args.official, device)
+    if args.official is not None and (official := loaded(lambda: official_decoder(args.official, device))) is not None:
+        rivals["official"] = official
     flops = {name: gigaflops(rival) for name, rival in rivals.items()}
     rows, result = [], {}
     for steps in STEPS:
@@ -184,25 +184,18 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
     shares = [share for share, _ in zip(run.loader, range(args.batches), strict=False)]
     run.task.train()
     rivals: dict[str, Callable[[], None]] = {"ours": lambda: our_round(run, shares)}
-    if args.official is not None:
-        official = OfficialTraining(args.official, run, args.precision)
-        same = [share.parts[0].raw for share in shares]
-        rivals["official"] = lambda: official.round(same)
-        shuffled = torch.randperm(len(run.loader.samples), generator=torch.Generator().manual_seed(0))
-        groups = shuffled[: args.batches * args.batch].reshape(-1, args.batch).tolist()
-        own = [run.loader.samples.batch(group) for group in groups]
-        rivals["official, own batches"] = lambda: official.round(own)
+    counts = {"ours": len(shares)}
+    official = loaded(lambda: OfficialTraining(args.official, run, args.precision)) if args.official else None
+    if official is not None:
+        same, own = [share.parts[0].raw for share in shares], random_batches(run, args.batches, args.batch)
+        rivals |= {"official": lambda: official.round(same), "official, own batches": lambda: official.round(own)}
+        counts |= {"official": len(same), "official, own batches": len(own)}
     walls: dict[str, list[float]] = {name: [] for name in rivals}
     for round_ in range(args.rounds + 2):
         for name, rival in rivals.items():
             wall, _ = timed(rival, device)
             if round_ > 1:  # two rounds warm up: compilation, autotuning, the memory pool
                 walls[name].append(wall)
-    counts = (
-        {name: len(groups) if name.endswith("own batches") else len(shares) for name in rivals}
-        if args.official
-        else {"ours": len(shares)}
-    )
     steps = {name: statistics.median(walls[name]) / counts[name] for name in rivals}
     rows = []
     for name, seconds in steps.items():
@@ -236,7 +229,7 @@ def our_run(args: argparse.Namespace) -> Any:
     from flowkit.train.run import Run
     from flowkit.train.trainer import Trainer
 
-    overrides = [("trainer.batch", str(args.batch)), ("trainer.precision", f"'{args.precision}'")]
+    overrides = [("trainer.batch", str(args.batch)), ("trainer.precision", args.precision)]
     overrides += [
         ("trainer.device", "cpu" if args.device == "cpu" else "auto"),
         ("trainer.progress", "false"),
@@ -273,6 +266,20 @@ def our_round(run: Any, shares: Sequence[Any]) -> None:
         run.step += 1
     run.window.fetch(run.accelerator)
     run.window.means()
+
+
+def random_batches(run: Any, number: int, size: int) -> list[dict[str, Any]]:
+    """Batches of random utterances, padded to their longest: what the official loader makes."""
+    from flowkit.train.loader import pin
+
+    samples = run.loader.samples
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    # A small set may not fill all batches: go round.
+    places = torch.arange(number * size) % len(samples)
+    before, samples.pad_multiple = samples.pad_multiple, 1
+    raws = [samples.batch(order[rows].tolist()) for rows in places.split(size)]
+    samples.pad_multiple = before
+    return [pin(raw) for raw in raws] if run.device.type == "cuda" else raws
 
 
 class OfficialTraining:
@@ -314,6 +321,15 @@ class OfficialTraining:
 
 
 # Shared
+
+
+def loaded(build: Callable[[], Any]) -> Any | None:
+    """The rival, or None with a line that says why: it may lack a package, and our figures should come anyway."""
+    try:
+        return build()
+    except (ImportError, RuntimeError, AttributeError, TypeError) as error:
+        print(f"the official code cannot be used: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, float]:

@@ -1,16 +1,17 @@
-"""Solvers against their rivals: what a fixed step costs beside the bare loop, and a batch of stiff and easy oscillators.
+"""Solvers against their rivals: what a fixed step costs over the bare loop, and a batch of stiff and easy oscillators.
 
     python benchmarks/solvers.py [--out FILE.json] [--rounds N]
 
-One thread; the rivals take turns in one process and the ratios are medians over the turns. Overhead: a small network, 10 and 100 Euler and
-Heun steps; the per-step cost is the difference of the two. Van der Pol: 1024 oscillators, mu from 0.1 to 20 evenly in the logarithm, start
-(2, 0), 10 units of time mapped to [0, 1], float32, Dormand-Prince 5(4) with rtol = atol = 1e-5; the reference is a float64 solve at 1e-12
-checked by scipy on the stiffest samples.
+One thread; the rivals take turns in one process and the ratios are medians over the turns. Overhead: a small network,
+10 and 100 Euler and Heun steps; the per-step cost is the difference of the two. Van der Pol: 1024 oscillators, mu from
+0.1 to 20 evenly in the logarithm, start (2, 0), 10 units of time mapped to [0, 1], float32, Dormand-Prince 5(4) with
+rtol = atol = 1e-5; the reference is a float64 solve at 1e-12 checked by scipy on the stiffest samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -35,6 +36,11 @@ from flowkit.solvers.solve import solve
 
 LENGTH = 10.0
 RTOL = ATOL = 1e-5
+
+
+def rivals() -> tuple[Any, Any]:
+    """The module torchode and torchdiffeq's odeint; untyped, for their stubs know only their own tensors."""
+    return importlib.import_module("torchode"), importlib.import_module("torchdiffeq").odeint
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -90,23 +96,23 @@ def bare(field: NetworkField, x: Tensor, steps: int, method: str) -> Tensor:
 
 
 def torchode_fixed(field: NetworkField, x: Tensor, steps: int, method: str) -> Callable[[], Any]:
-    import torchode
+    torchode, _ = rivals()
 
-    term = torchode.ODETerm(lambda t, y: field.velocity(y, t))  # pyright: ignore[reportArgumentType]
+    term = torchode.ODETerm(lambda t, y: field.velocity(y, t))
     step = (torchode.Euler if method == "euler" else torchode.Heun)(term=term)
-    solver = torchode.AutoDiffAdjoint(step, torchode.FixedStepController())  # pyright: ignore[reportArgumentType]
+    solver = torchode.AutoDiffAdjoint(step, torchode.FixedStepController())
     problem = torchode.InitialValueProblem(
         y0=x,
         t_start=torch.zeros(x.shape[0]),
-        t_end=torch.ones(x.shape[0]),  # pyright: ignore[reportArgumentType]
+        t_end=torch.ones(x.shape[0]),
     )
     dt0 = torch.full((x.shape[0],), 1 / steps)
-    return lambda: solver.solve(problem, dt0=dt0)  # pyright: ignore[reportArgumentType]
+    return lambda: solver.solve(problem, dt0=dt0)
 
 
 def overhead(rounds: int) -> dict[str, Any]:
     """Microseconds over the bare loop, per step and per solve."""
-    from torchdiffeq import odeint
+    _, odeint = rivals()
 
     field, x = NetworkField(), torch.randn(16, 2, generator=torch.Generator().manual_seed(1))
     few, many = 10, 100
@@ -155,8 +161,7 @@ class VanDerPol(Field):
 
 def van_der_pol(rounds: int, n: int = 1024) -> dict[str, Any]:
     """Worst error, evaluations per sample and seconds of Dormand-Prince 5(4) in three libraries."""
-    import torchode
-    from torchdiffeq import odeint
+    torchode, odeint = rivals()
 
     mu = torch.logspace(np.log10(0.1), np.log10(20.0), n, dtype=torch.float64)
     start = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(n, 1)
@@ -174,7 +179,7 @@ def van_der_pol(rounds: int, n: int = 1024) -> dict[str, Any]:
     for i in (0, n // 2, n - 1):
         m = float(mu[i])
         other = solve_ivp(
-            lambda t, y, m=m: [y[1], m * (1 - y[0] ** 2) * y[1] - y[0]],
+            lambda _, y, m=m: [y[1], m * (1 - y[0] ** 2) * y[1] - y[0]],
             (0, LENGTH),
             [2.0, 0.0],
             method="DOP853",
@@ -185,10 +190,10 @@ def van_der_pol(rounds: int, n: int = 1024) -> dict[str, Any]:
 
     x, mu32 = start.float(), mu.float()
     cond = Cond({"mu": mu32})
-    term = torchode.ODETerm(lambda t, y: field.velocity(y, mu32))  # pyright: ignore[reportArgumentType]
+    term = torchode.ODETerm(lambda _, y: field.velocity(y, mu32))
     method = torchode.Dopri5(term=term)
-    theirs = torchode.AutoDiffAdjoint(method, torchode.IntegralController(atol=ATOL, rtol=RTOL, term=term))  # pyright: ignore
-    problem = torchode.InitialValueProblem(y0=x, t_start=torch.zeros(n), t_end=torch.ones(n))  # pyright: ignore
+    theirs = torchode.AutoDiffAdjoint(method, torchode.IntegralController(atol=ATOL, rtol=RTOL, term=term))
+    problem = torchode.InitialValueProblem(y0=x, t_start=torch.zeros(n), t_end=torch.ones(n))
     ends = torch.tensor([0.0, 1.0])
     dp, tolerance = DormandPrince(), Tolerance(RTOL, ATOL)
     last: dict[str, Tensor] = {}
@@ -212,7 +217,7 @@ def van_der_pol(rounds: int, n: int = 1024) -> dict[str, Any]:
         "torchode": record("torchode", lambda: theirs.solve(problem).ys[:, -1]),
         "torchdiffeq": record(
             "torchdiffeq",
-            lambda: odeint(lambda t, y: field.velocity(y, mu32), x, ends, rtol=RTOL, atol=ATOL, method="dopri5")[-1],  # pyright: ignore
+            lambda: odeint(lambda _, y: field.velocity(y, mu32), x, ends, rtol=RTOL, atol=ATOL, method="dopri5")[-1],
         ),
     }
     with torch.no_grad():

@@ -17,6 +17,7 @@ mean mel, what regression alone would say.
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import os
 import random
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         temporary = args.out.with_suffix(".tmp")
-        content = {"model": args.model, "rows": [row.as_dict() for row in rows], **extra}
+        machine = {"torch": torch.__version__, "date": dt.date.today().isoformat()}
+        content = {"model": args.model, **machine, "rows": [row.as_dict() for row in rows], **extra}
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, args.out)
     return 0

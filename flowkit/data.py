@@ -13,10 +13,21 @@ Split = Literal["train", "validation", "test"]
 RawBatch = dict[str, Any]
 
 
+def padded_length(length: int, multiple: int) -> int:
+    """``length`` rounded up so that few shapes remain: to a multiple, which grows to a quarter of the power of two below a long length.
+
+    With ``multiple`` 1 the length stays.
+    """
+    if multiple <= 1:
+        return length
+    step = max(multiple, 1 << max(length.bit_length() - 3, 0))
+    return -(-length // step) * step
+
+
 class Samples(ABC):
     """One split, addressable by index; ``batch`` gathers and pads. Reading is a pure function of the indices."""
 
-    #: ``batch`` pads lengths up to a multiple of this (the trainer sets it from its ``bucket``), so that a compiled network sees few shapes.
+    #: ``batch`` pads by :func:`padded_length` to this multiple (the trainer sets it from its ``bucket``): compiled and captured programs want few shapes.
     pad_multiple: int = 1
 
     @abstractmethod

@@ -251,7 +251,7 @@ def scatter(sets: Mapping[str, Float[Tensor, "n d"]]) -> Picture:
         if array.shape[1] == 1:
             axes.hist(array[:, 0], bins=60, range=(-reach, reach))
         else:
-            axes.scatter(array[:, 0], array[:, 1], s=3, alpha=0.5, linewidths=0)
+            axes.scatter(array[:, 0], array[:, 1], s=3 if len(array) > 200 else 15, alpha=0.5, linewidths=0)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axes.set_title(name)
     return Picture.of_figure(figure)

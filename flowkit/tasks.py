@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ class Phase:
     lr: float | None = None
 
 
+@runtime_checkable
 class Presentation(Protocol):
     """Something to look at or listen to: knows how to go to TensorBoard and to a file."""
 

@@ -88,7 +88,7 @@ def load_official(checkout: Path) -> Callable[..., nn.Module]:
         )
     for package in ("diffusers", "einops", "conformer"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"the official Matcha-TTS needs {package}: pip install {package}")
+            raise ImportError(f"it needs {package}: pip install {package}")
     # lightning does none of the work timed here, and takes seconds to import: always the stand-in.
     _stand_in("lightning", force=True, LightningModule=_LightningModule, Callback=object)
     _stand_in(

@@ -1,5 +1,4 @@
-"""Monotonic alignment search as a Triton kernel: one program per utterance, forward over the frames and back, nothing
-on the host.
+"""Monotonic alignment search as a Triton kernel: one program per utterance, forward and back, nothing on the host.
 
 The state Q of all tokens stays in registers; the neighbour's value comes by ``tl.gather``, which orders its own
 exchange between threads. Which way each cell came from is written to a scratch of one byte per cell and read back,

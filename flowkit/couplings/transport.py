@@ -35,7 +35,7 @@ def squared_cost(
     return (a_norm - 2.0 * a @ b.T + b.square().sum(1)).clamp_min(0.0)
 
 
-def equal_rows(values: Sequence[Float[Tensor, "b ..."]]) -> list[Int[Tensor, " n"]]:
+def equal_rows(values: Sequence[Tensor]) -> list[Int[Tensor, " n"]]:
     """The rows of a batch grouped by equal values of all ``values``; the groups partition the batch."""
     key = torch.cat([value.reshape(value.shape[0], -1).double() for value in values], 1)
     label = torch.unique(key, dim=0, return_inverse=True)[1]

@@ -35,7 +35,7 @@ class MLP(Network):
         dimension: int = 2,
         width: int = 128,
         depth: int = 3,
-        frequencies: int = 8,
+        frequencies: int = 3,
         labels: dict[str, int] | None = None,
         vectors: dict[str, int] | None = None,
     ) -> None:

@@ -100,7 +100,7 @@ class FlowMatching(Objective):
 
     @property
     def capturable(self) -> bool:
-        """See :class:`Objective`: couplings that solve a transport problem on the host and laws that learn from losses are not."""
+        """See :class:`Objective`; couplings that pair on the host and time laws that learn from losses are not."""
         return type(self.coupling) in (Independent, GivenPairs) and not isinstance(self.times, nn.Module)
 
     def needs(self) -> dict[str, NetworkSpec]:

@@ -1,8 +1,8 @@
 """The loop with steps per sample: each has its own time, step, verdict and end, in float64.
 
-Every attempt is one step of the whole batch. A sample that arrived (or was stopped) has its goal where it is, so it makes steps of size 0
-until it is dropped; then the network is not asked about it again. Decisions use a sample's own numbers only: the same steps alone and in
-a batch.
+Every attempt is one step of the whole batch. A sample that arrived (or was stopped) has its goal where it is, so it
+makes steps of size 0 until it is dropped; then the network is not asked about it again. Decisions use a sample's own
+numbers only: the same steps alone and in a batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from flowkit.cond import Cond
 from flowkit.fields.field import Evaluation
-from flowkit.solvers.fixed_loop import check_shape, finite
+from flowkit.solvers.fixed_loop import broken, check_shape
 from flowkit.solvers.interpolation import hermite
 from flowkit.solvers.runge_kutta import spread
 from flowkit.solvers.save import Recorder, Save, read_times
@@ -94,7 +94,10 @@ class _Adaptive:
         b = x.shape[0]
         self.forward = end > start
         self.dtype = time_dtype(x)
-        self.resolution = 4 * torch.finfo(torch.float64).eps * max(abs(start), abs(end))
+        # Steps below ``least`` do not move float64 times; rejected below ``resolution`` they are given up.
+        largest = max(abs(start), abs(end))
+        self.least = 4 * torch.finfo(torch.float64).eps * largest
+        self.resolution = max(self.least, min(2 * torch.finfo(self.dtype).eps * largest, 1e-7 * abs(end - start)))
         self.finished: list[_Finished] = []
         self.evaluations, self.calls = 0, 0
         # What a sample has cost after so many attempts: all that still run have made the same number.
@@ -111,7 +114,7 @@ class _Adaptive:
         self.now = _Running(x, t, goal, tally, row, status, None, Evaluation(x), None, None, problem.cond)
         self.now.first = self.evaluate(x, t)
         check_shape(self.now.first, x)
-        self.stop(~finite(self.now.first.v, problem.cond), Status.NON_FINITE)
+        self.stop(broken(self.now.first.v, problem.cond), Status.NON_FINITE)
         self.now.solver_memory = problem.solver.start(t, x, self.now.first)
         beginning = problem.controller.begin(
             problem.field, t, x, self.now.first, end=end, solver=problem.solver, cond=problem.cond
@@ -189,7 +192,7 @@ class _Adaptive:
             polynomial = step.dense() if step.dense else hermite(before, now.first.v, x, after.v, self.size)
             self.recorder.add(now.row, accepted, now.t, t1, x, polynomial)
         now.first, now.t = after, t
-        self.last_step = step
+        self.last_step, self.accepted = step, accepted
 
     def evaluate(self, x: Tensor, t: Tensor, running: Tensor | None = None) -> Evaluation:
         evaluation = self.problem.field(x, t.to(self.dtype), self.now.cond)
@@ -215,15 +218,18 @@ class _Adaptive:
         now.status = torch.where(which, status if isinstance(status, Tensor) else int(status), now.status)
 
     def stop_stuck(self) -> None:
-        """End the samples whose steps have become too small to matter: at a point where the field is not finite, or too hard."""
-        stuck = (self.now.t != self.now.goal) & (self.size.abs() <= self.resolution)
+        """End the samples whose steps have become too small to matter: at a point where the field is not finite, or too
+        hard.
+        """
+        size = self.size.abs()
+        stuck = (self.now.t != self.now.goal) & ((size <= self.least) | ((size <= self.resolution) & ~self.accepted))
         if not bool(stuck.any()):
             return
         step, cond = self.last_step, self.now.cond
-        good = finite(step.x, cond)
+        bad = broken(step.x, cond)
         if step.error is not None:
-            good = good & finite(step.error, cond)
-        self.stop(stuck, torch.where(good, int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE)))
+            bad = bad | broken(step.error, cond)
+        self.stop(stuck, torch.where(bad, int(Status.NON_FINITE), int(Status.STEP_TOO_SMALL)))
 
     def solution(self) -> Solution:
         """Put the rows back in their order."""
@@ -238,14 +244,13 @@ class _Adaptive:
                 calls
                 + torch.cat([torch.zeros_like(p.row) if p.extra_calls is None else p.extra_calls for p in parts])[order]
             )
-        good = finite(x, self.problem.cond)
         solution = Solution(
             x=x,
             evaluations=torch.tensor(self.evaluations_after, device=x.device)[attempts],
             network_calls=calls,
             accepted=accepted,
             rejected=attempts - accepted,
-            status=torch.where(good, status, int(Status.NON_FINITE)),
+            status=torch.where(broken(x, self.problem.cond), int(Status.NON_FINITE), status),
             stopped_at=torch.cat([p.t for p in parts])[order],
         )
         if self.recorder is not None:

@@ -1,4 +1,6 @@
-"""Bogacki and Shampine's pair 3(2), first same as last. A 3(2) pair of Runge-Kutta formulas, Appl. Math. Letters 2, 1989.
+"""Bogacki and Shampine's pair 3(2), first same as last.
+
+A 3(2) pair of Runge-Kutta formulas, Appl. Math. Letters 2, 1989.
 
 At tolerances near 1e-3 it usually needs fewer evaluations than the pairs of order 5. Dense output: cubic Hermite.
 """

@@ -1,9 +1,9 @@
 """Controllers: fixed steps on a grid, or a tolerance that every sample keeps by itself.
 
-The tolerance: tol = atol + rtol max(|x|, |x'|) elementwise, E = root mean square of error / tol over the sample's own unpadded elements,
-accepted when E < 1. The next size is h * clip(safety E^-((p+i)/q) E_before^(p/q), shrink, grow) with q the order of the solution and
-E_before the error of the last accepted step (PI control: Gustafsson 1991; p = 0 gives the elementary controller). First size: Hairer, Norsett and Wanner, Solving Ordinary Differential
-Equations I, II.4.
+The tolerance: tol = atol + rtol max(|x|, |x'|) elementwise, E = root mean square of error / tol over the sample's own
+unpadded elements, accepted when E < 1. The next size is h * clip(safety E^-((p+i)/q) E_before^(p/q), shrink, grow) with
+q the order of the solution and E_before the error of the last accepted step (PI control: Gustafsson 1991; p = 0 gives
+the elementary controller). First size: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4.
 """
 
 from __future__ import annotations
@@ -63,8 +63,12 @@ class FixedSteps(Controller):
 
 
 class ToleranceMemory(NamedTuple):
-    """The signed size of the next step (b,), float64; what the last accepted error adds to the log of a factor (b,), float64; the
-    order of the solver.
+    """What travels from step to step.
+
+    Attributes:
+        size: of the next step, signed; float64 (b,).
+        bias: what the last accepted error and the safety add to the log of the next factor; float64 (b,).
+        order: of the solver.
     """
 
     size: Tensor
@@ -75,7 +79,8 @@ class ToleranceMemory(NamedTuple):
 class Tolerance(Controller):
     """Local error control per sample: every accepted step of every sample has a scaled local error below 1.
 
-    A local tolerance does not bound the global error. 1e-3 and 1e-4 suit sampling on normalised data, 1e-5 and 1e-5 references.
+    A local tolerance does not bound the global error. 1e-3 and 1e-4 suit sampling on normalised data, 1e-5 and 1e-5
+    references.
 
     Args:
         rtol: relative tolerance.
@@ -108,7 +113,8 @@ class Tolerance(Controller):
             )
         if not (0 < shrink < 1 <= grow and 0 < safety < 1):
             raise UserError(
-                f"Tolerance: need 0 < shrink < 1 <= grow and 0 < safety < 1, not shrink = {shrink}, grow = {grow}, safety = {safety}"
+                f"Tolerance: shrink = {shrink}, grow = {grow} and safety = {safety} do not fit: "
+                "0 < shrink < 1 <= grow and 0 < safety < 1"
             )
         if first_size is not None and not 0 < first_size < math.inf:
             raise UserError(f"Tolerance: first_size must be positive, not {first_size}")

@@ -1,4 +1,6 @@
-"""Dormand and Prince's pair 5(4), first same as last. A family of embedded Runge-Kutta formulae, J. Comp. Appl. Math. 6, 1980.
+"""Dormand and Prince's pair 5(4), first same as last.
+
+A family of embedded Runge-Kutta formulae, J. Comp. Appl. Math. 6, 1980.
 
 Dense output: the quartic through both ends, both slopes and the state at mid-step, whose weights are Shampine's
 (Some practical Runge-Kutta formulas, Math. Comp. 46, 1986).
@@ -45,7 +47,7 @@ class DormandPrince(RungeKutta):
     weights = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0)
     embedded = (5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40)
 
-    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor) -> Polynomial:
+    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor | float) -> Polynomial:
         middle = x0 + h * sum(m * k for m, k in zip(_MIDDLE, slopes, strict=True) if m)
         s0, s1 = h * slopes[0], h * slopes[-1]
         return Polynomial(

@@ -93,8 +93,8 @@ def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
     for hook in hooks:
         replacement = hook(done, times[done], x, None)
         x = x if replacement is None else replacement
-    # Status.NON_FINITE where True, Status.OK = 0 where False.
-    status = finite(x, cond).logical_not_().mul(int(Status.NON_FINITE))
+    # True is NON_FINITE, False OK = 0.
+    status = broken(x, cond) * int(Status.NON_FINITE)
     if done < steps:
         status = torch.where(status == 0, int(Status.MAX_EVALUATIONS), status)
 
@@ -140,13 +140,12 @@ def check_shape(first: Evaluation, x: Tensor) -> None:
         raise UserError(f"solve: the field returned shape {tuple(first.v.shape)} for a state of shape {tuple(x.shape)}")
 
 
-def finite(x: Tensor, cond: Cond | None) -> Tensor:
-    """(b,): are all unpadded elements of a sample finite?"""
-    x = x.detach()
+def broken(x: Tensor, cond: Cond | None) -> Tensor:
+    """(b,): is any unpadded element of a sample not finite?"""
     # x - x is 0, or NaN where x is not finite: cheaper than a mask of the state.
     zero = x - x
     if cond is not None and cond.padding is not None:
         zero = torch.where(cond.padding, zero, 0.0)
     if x.ndim > 1:
         zero = (zero if x.ndim == 2 else zero.flatten(1)).sum(1)
-    return zero == 0
+    return zero != 0

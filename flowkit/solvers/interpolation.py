@@ -1,7 +1,8 @@
 """Dense output: polynomials over one step, and the whole solution made of them.
 
-A step from t0 to t1 is x(theta) = sum_j c_j theta^j with theta = (t - t0) / (t1 - t0) in [0, 1], and :class:`DenseSolution` joins the
-steps of each sample. Cubic Hermite: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.6 (third order).
+A step from t0 to t1 is x(theta) = sum_j c_j theta^j with theta = (t - t0) / (t1 - t0) in [0, 1], and
+:class:`DenseSolution` joins the steps of each sample. Cubic Hermite (third order): Hairer, Norsett and Wanner,
+Solving Ordinary Differential Equations I, II.6.
 """
 
 from __future__ import annotations

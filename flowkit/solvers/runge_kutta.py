@@ -1,8 +1,10 @@
 """Explicit Runge-Kutta methods from their tableau: k_i = v(x + h sum_j a_ij k_j, t + c_i h), x' = x + h sum_i b_i k_i.
 
-On a fixed grid the step is one number and each sum is a chain of fused additions. With a step per sample the sums of all later
-stages, of the solution and of the error grow together: every new slope is multiplied by its column of the tableau at once, which
-takes two operations a stage. Only elementwise products and sums are used, so a sample's bits do not depend on its neighbours.
+On a fixed grid the step is one number and each sum is a chain of fused additions. With a step per sample the sums of
+all later
+stages, of the solution and of the error grow together: every new slope is multiplied by its column of the tableau at
+once, which takes two operations a stage. Only elementwise products and sums are used, so a sample's bits do not depend
+on its neighbours.
 """
 
 from __future__ import annotations
@@ -51,9 +53,14 @@ class RungeKutta(Solver):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor) -> Polynomial | None:
-        """The dense output of a step from its ends and slopes; None: the cubic Hermite polynomial."""
-        return None
+    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor | float) -> Polynomial:
+        """The dense output of a step from its ends and slopes. Methods that leave it out get the cubic Hermite
+        polynomial.
+        """
+        raise NotImplementedError
+
+    def _has_dense(self) -> bool:
+        return type(self).dense is not RungeKutta.dense
 
     def step(
         self,
@@ -68,13 +75,24 @@ class RungeKutta(Solver):
         size: float | None = None,
         estimate: bool = True,
     ) -> Step:
-        if size is None or estimate:
+        if size is None:
             return self._step_per_sample(field, t0, t1, x, first, cond)
-        return self._step_common(field, t0, t1, x, first, cond, size)
+        return self._step_common(field, t0, t1, x, first, cond, size, estimate)
 
     def _step_common(
-        self, field: Field, t0: Tensor, t1: Tensor, x: Tensor, first: Evaluation, cond: Cond | None, size: float
+        self,
+        field: Field,
+        t0: Tensor,
+        t1: Tensor,
+        x: Tensor,
+        first: Evaluation,
+        cond: Cond | None,
+        size: float,
+        estimate: bool,
     ) -> Step:
+        """The step of a fixed grid. The last of the same stages is left to the loop, which needs it at every step but
+        the last.
+        """
         slopes = [first.v]
         calls: int | Tensor = 0
         for i in range(1, self.evaluations):
@@ -83,7 +101,17 @@ class RungeKutta(Solver):
             evaluation = field(_combine(x, size, self.rows[i - 1], slopes), at, cond)
             slopes.append(evaluation.v)
             calls = calls + evaluation.calls
-        return Step(_combine(x, size, self.weights, slopes), evaluations=self.evaluations - 1, calls=calls)
+        new = _combine(x, size, self.weights, slopes)
+        step = Step(new, evaluations=self.evaluations - 1, calls=calls)
+        if not (estimate and self._has_dense()):
+            return step
+        last = field(new, t1, cond)
+        return step._replace(
+            dense=lambda: self.dense(x, new, [*slopes, last.v], size),
+            last=last,
+            evaluations=step.evaluations + 1,
+            calls=calls + last.calls,
+        )
 
     def _step_per_sample(
         self, field: Field, t0: Tensor, t1: Tensor, x: Tensor, first: Evaluation, cond: Cond | None
@@ -108,20 +136,19 @@ class RungeKutta(Solver):
         if not self.fsal:
             new = torch.addcmul(x, wide, sums[0]).to(x.dtype)
 
-        def dense() -> Polynomial | None:
-            return self.dense(x, new, slopes, wide)
-
         return Step(
             new,
             error=wide * sums[-1] if self.embedded is not None else None,
-            dense=dense if type(self).dense is not RungeKutta.dense else None,  # pyright: ignore[reportArgumentType]
+            dense=(lambda: self.dense(x, new, slopes, wide)) if self._has_dense() else None,
             last=evaluation if self.fsal else None,
             evaluations=len(self.nodes) - 1,
             calls=calls,
         )
 
     def _table(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Column j of the tableau below its diagonal, what slope j adds to the later stages, the solution and the error; the nodes."""
+        """Column j of the tableau below its diagonal, what slope j adds to the later stages, the solution and the
+        error; the nodes.
+        """
         dtype = torch.promote_types(x.dtype, torch.float32)
         key = (dtype, x.device, x.ndim)
         if key not in self._tables:
@@ -152,8 +179,10 @@ def _combine(x: Tensor, size: float, weights: Sequence[float], slopes: Sequence[
     return x if out is None else out
 
 
-def spread(value: Shaped[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Shaped[Tensor, "b *d"]:
-    """``value`` per sample so that it broadcasts over ``x``; written out where samples are too short for that to be fast on a CPU."""
+def spread(value: Shaped[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Tensor:
+    """``value`` per sample so that it broadcasts over ``x`` (b, *d); written out where samples are too short for that to be
+    fast on a CPU.
+    """
     elements = x.shape[1:].numel()
     if x.ndim == 1 or elements == 1 or elements >= _SHORT or x.device.type != "cpu":
         return value.reshape(-1, *[1] * (x.ndim - 1))

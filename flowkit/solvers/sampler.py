@@ -1,4 +1,6 @@
-"""A sampler: solver, grid or controller, guidance and temperature in one object, as a recipe's ``sampler:`` line names it."""
+"""A sampler: solver, grid or controller, guidance and temperature in one object, as a recipe's ``sampler:`` line names
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a solve keeps beside the last state: nothing, the states at the steps of a grid, at given times, or the dense solution."""
+"""What a solve keeps beside the last state: nothing, the states at the steps of a grid, at given times, or the dense
+solution.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from flowkit.tensors import like
 
 
 class Save(Enum):
-    """What to keep: only the END, the states at all STEPS of a fixed grid (both ends included), or the DENSE solution."""
+    """Only the END, the states at all STEPS of a fixed grid (both ends included), or the DENSE solution."""
 
     END = "end"
     STEPS = "steps"

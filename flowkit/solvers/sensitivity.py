@@ -14,13 +14,16 @@ from flowkit.random import RandomSource
 from flowkit.solvers.save import SavePlan
 from flowkit.solvers.solver import Controller, Solution, Solver
 
-#: hook(index, t (b,), x, evaluation) -> a state to go on with instead of ``x``, or None. See :func:`flowkit.solvers.solve.solve`.
+#: hook(index, t (b,), x, evaluation) -> a state to go on with instead of ``x``, or None. See
+#: :func:`flowkit.solvers.solve.solve`.
 Hook = Callable[[int, Tensor, Tensor, Evaluation | None], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One solve, checked: the arguments of :func:`flowkit.solvers.solve.solve` with the field wrapped and the controller chosen."""
+    """One solve, checked: the arguments of :func:`flowkit.solvers.solve.solve` with the field wrapped and the
+    controller chosen.
+    """
 
     field: Field
     x: Tensor
@@ -35,15 +38,19 @@ class Problem:
 
 
 class Sensitivity(ABC):
-    """Runs the loop so that the gradient of the solution with respect to the start and the parameters is what it says."""
+    """Runs the loop so that the gradients of the solution by the start and the parameters are what it says."""
 
     @abstractmethod
     def run(self, problem: Problem, integrate: Callable[[Problem], Solution]) -> Solution:
-        """The solution. ``integrate`` is the loop; it may be run on parts of the problem (``dataclasses.replace``) or on others."""
+        """The solution. ``integrate`` is the loop; it may be run on parts of the problem (``dataclasses.replace``) or
+        on others.
+        """
 
 
 class Direct(Sensitivity):
-    """Backpropagation through the loop: exact for the discrete solution; memory grows with the steps. Step sizes carry no gradient."""
+    """Backpropagation through the loop: exact for the discrete solution; memory grows with the steps. Step sizes carry
+    no gradient.
+    """
 
     def run(self, problem: Problem, integrate: Callable[[Problem], Solution]) -> Solution:
         return integrate(problem)

@@ -1,7 +1,8 @@
 """The only integration loop: dx/dt = v(x, t) from one end of the span to the other.
 
-This is the door: arguments are checked here and handed to the loop, which runs in one of two gaits, :mod:`flowkit.solvers.fixed_loop`
-(all samples in step) or :mod:`flowkit.solvers.adaptive_loop` (each sample with its own time and step).
+This is the door: arguments are checked here and handed to the loop, which runs in one of two gaits,
+:mod:`flowkit.solvers.fixed_loop` (all samples in step) or :mod:`flowkit.solvers.adaptive_loop` (each sample with its
+own time and step).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowkit.cond import Cond
 from flowkit.errors import UserError
@@ -20,7 +21,7 @@ from flowkit.random import RandomSource
 from flowkit.solvers.adaptive_loop import run_adaptive
 from flowkit.solvers.controllers import Tolerance
 from flowkit.solvers.fixed_loop import run_fixed
-from flowkit.solvers.save import END, SavePlan, Save
+from flowkit.solvers.save import END, Save, SavePlan
 from flowkit.solvers.sensitivity import Direct, Hook, Problem, Sensitivity
 from flowkit.solvers.solver import Controller, Solution, Solver
 
@@ -47,21 +48,24 @@ def solve(
         field: a :class:`Field`, or a function ``(x, t) -> v`` or ``(x, t, cond) -> v`` with t (b,).
         x: the state at ``span[0]``, batch first.
         solver: the method of one step.
-        controller: ``FixedSteps(steps, grid)`` or ``Tolerance(rtol, atol)``; ``Tolerance()`` where the solver estimates its error.
+        controller: ``FixedSteps(steps, grid)`` or ``Tolerance(rtol, atol)``; ``Tolerance()`` where the solver estimates
+            its error.
         span: from, to; swapped it goes backward in time, and other units than [0, 1] are fine.
         cond: the condition, handed to the field; its ``padding`` says which elements count for a tolerance.
         save: END, STEPS (fixed grids: all states), times, or DENSE (a callable in ``Solution.dense``).
         sensitivity: how gradients go through the solve.
         max_evaluations: budget per sample; a sample that would exceed it stops where it is, with a status.
         generator: for conditions that are redrawn in the solve.
-        hooks: each is called as hook(index, t, x, evaluation) before step ``index`` with the state and the field there, and once more at the
-            end with the evaluation None; a tensor it returns replaces the state. They keep finished samples in the batch, which then wait.
+        hooks: each is called as hook(index, t, x, evaluation) before step ``index`` with the state and the field there,
+            and once more at the end with the evaluation None; a tensor it returns replaces the state. They keep
+            finished samples in the batch, which then wait.
 
     Returns:
         The solution; a sample that could not be finished has a status other than OK and its last good state.
 
     Raises:
-        UserError: an argument does not fit (an adaptive controller with a redrawn condition or a solver without an error estimate, ...).
+        UserError: an argument does not fit (an adaptive controller with a redrawn condition or a solver without an
+            error estimate, ...).
     """
     start, end = float(span[0]), float(span[1])
     if not (math.isfinite(start) and math.isfinite(end)):
@@ -74,8 +78,8 @@ def solve(
         controller = _default_controller(solver)
     if controller.needs_error and solver.error_order is None:
         raise UserError(
-            f"solve: {type(solver).__name__} does not estimate its error, so {type(controller).__name__} cannot steer it: "
-            "use FixedSteps, or DormandPrince, Tsitouras or BogackiShampine"
+            f"solve: {type(solver).__name__} does not estimate its error, so {type(controller).__name__} cannot "
+            "steer it: use FixedSteps, or DormandPrince, Tsitouras or BogackiShampine"
         )
     as_field = field if isinstance(field, Field) else FunctionField(field, takes_cond=_takes_cond(field))
     problem = Problem(as_field, x, solver, controller, (start, end), cond, save, max_evaluations, generator, hooks)
@@ -111,6 +115,8 @@ def _default_controller(solver: Solver) -> Controller:
 
 def _takes_cond(function: Callable[..., object]) -> bool:
     """Is it ``(x, t, cond)`` rather than ``(x, t)``? The third parameter must have no default, or be called cond."""
+    if isinstance(function, nn.Module):
+        function = function.forward
     code, bound = getattr(function, "__code__", None), 0
     if code is None and hasattr(function, "__func__"):
         code, bound = function.__func__.__code__, 1  # pyright: ignore[reportFunctionMemberAccess]

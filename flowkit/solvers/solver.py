@@ -34,7 +34,8 @@ class Step(NamedTuple):
         error: the local error estimate (b, *d), or None.
         dense: makes the dense output of the step, or None: the loop then takes the cubic Hermite polynomial.
         memory: what the method remembers for the next step: a tree of tensors, batch first, or None.
-        last: the evaluation at the new point when the method has it (first same as last), so that the loop need not make it again.
+        last: the evaluation at the new point when the method has it (first same as last), so that the loop need not
+            make it again.
         evaluations: those made beyond ``first``.
         calls: network calls of those evaluations, one number or (b,).
     """
@@ -89,7 +90,8 @@ class Solver(ABC):
             first: the field at (x, t0), made by the loop.
             memory: of the last step, or of :meth:`start`.
             cond: the condition for the field.
-            size: t1 - t0 where it is one number known on the host (fixed grids), so that no tensor of sizes is needed; else None.
+            size: t1 - t0 where it is one number known on the host (fixed grids), so that no tensor of sizes is needed;
+                else None.
             estimate: False when the error, the dense output and ``last`` are of no use to the caller.
         """
 
@@ -112,7 +114,8 @@ class Beginning(NamedTuple):
 class Controller(ABC):
     """Chooses step sizes per sample: ``propose`` before the step (it may read ``first.heads``), ``judge`` after it.
 
-    Memory is a tree (tuples, lists, dicts) of tensors, batch first, so that the loop can drop finished samples from it. Rows are
+    Memory is a tree (tuples, lists, dicts) of tensors, batch first, so that the loop can drop finished samples from it.
+    Rows are
     independent: a decision may depend on no other sample of the batch.
     """
 
@@ -120,7 +123,9 @@ class Controller(ABC):
     needs_error: bool = False
 
     def plan(self, span: tuple[float, float]) -> Sequence[float] | None:
-        """All times of the solve when they are known beforehand and the same for all samples, both ends included; else None."""
+        """All times of the solve when they are known beforehand and the same for all samples, both ends included; else
+        None.
+        """
         return None
 
     def begin(
@@ -147,7 +152,9 @@ class Controller(ABC):
     def judge(
         self, x: Float[Tensor, "b *d"], size: Float[Tensor, " b"], step: Step, *, padding: Tensor | None, memory: Any
     ) -> Judgement:
-        """Accept or reject, per sample, the step from ``x`` of the signed ``size`` t1 - t0 (0 for samples that wait for the rest)."""
+        """Accept or reject, per sample, the step from ``x`` of the signed ``size`` t1 - t0 (0 for samples that wait for
+        the rest).
+        """
 
 
 def time_dtype(x: Tensor) -> torch.dtype:
@@ -161,7 +168,8 @@ class Solution:
 
     Attributes:
         x: the last state (b, *d).
-        ts, xs: saved times (n,) and states (n, b, *d) where ``save`` asked for them; NaN where a sample did not get there.
+        ts, xs: saved times (n,) and states (n, b, *d) where ``save`` asked for them; NaN where a sample did not get
+            there.
         dense: callable t (b,) -> state (b, *d), where asked for.
         evaluations, network_calls, accepted, rejected: int64 (b,).
         status: int64 (b,) of :class:`Status`; ``explain(i)`` is a sentence for people.

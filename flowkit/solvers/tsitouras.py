@@ -70,7 +70,7 @@ class Tsitouras(RungeKutta):
         1 / 66,
     )
 
-    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor) -> Polynomial:
+    def dense(self, x0: Tensor, x1: Tensor, slopes: Sequence[Tensor], h: Tensor | float) -> Polynomial:
         def coefficient(power: int) -> Tensor:
             total = None
             for row, k in zip(_INTERPOLANT, slopes, strict=True):

@@ -14,7 +14,7 @@ from flowkit.random import RandomSource
 from flowkit.tasks import Task
 
 #: YAML reads a bare ``no`` as false, so that is accepted for it.
-Precision = Literal["no", "bf16", "fp16", False]
+Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu"]
 
 
@@ -44,13 +44,13 @@ def start(*, precision: Precision, device: Device, accumulate: int, several_phas
 
     state = PartialState(cpu=device == "cpu")
     if precision == "fp16" and str(state.device) == "cpu":
-        raise UserError("trainer.precision fp16 needs a GPU: use bf16 or no")
+        raise UserError("trainer.precision fp16 needs a GPU: use bf16 or fp32")
     if AcceleratorState._shared_state:
         # A training before this one, in the same process, may have used another precision.
         AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device == "cpu",
-        mixed_precision=precision or "no",
+        mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_phases)],
     )

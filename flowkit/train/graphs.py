@@ -1,8 +1,9 @@
 """CUDA graphs of the loss and its gradients: one captured program for each shape of a batch.
 
-A small network on a fast GPU waits for the host, which launches thousands of short kernels a step. A captured graph launches them all at once.
-The first batch of a shape runs as always (and warms up what is compiled on use), the second is captured, and from then on batches of that shape are
-replayed. Draws stay a function of (seed, step): the seed of :class:`flowkit.random.Rows` lives in a tensor that each replay reads.
+A small network on a fast GPU waits for the host, which launches thousands of short kernels a step. A captured graph
+launches them all at once. The first batch of a shape runs as always (and warms up what is compiled on use), the second
+is captured, and from then on batches of that shape are replayed. Draws stay a function of (seed, step): the seed of
+:class:`flowkit.random.Rows` lives in a tensor that each replay reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import (
+    Tensor,
+    _foreach_copy_,  # pyright: ignore[reportPrivateImportUsage]
+    nn,
+)
 
 from flowkit.data import RawBatch
 from flowkit.random import Rows
@@ -32,8 +37,9 @@ class _Captured:
 class StepGraphs:
     """Forward and backward of one process, replayed where the shape was seen before.
 
-    Gradients accumulate into buffers that exist from the start, so the optimiser must zero them, never drop them. The task may read tensors of the raw batch
-    only, and neither it nor its objective may let the step's number or a host value of the batch decide what is computed (an objective says so by ``capturable``).
+    Gradients accumulate into buffers that exist from the start, so the optimiser must zero them, never drop them. The
+    task may read tensors of the raw batch only, and neither it nor its objective may let the step's number or a host
+    value of the batch decide what is computed (an objective says so by ``capturable``).
 
     Args:
         accelerator: of the run, with one process.
@@ -69,7 +75,7 @@ class StepGraphs:
             self._captured[key] = self._capture(part, tensors, phase, step)
         captured = self._captured[key]
         captured.seed.fill_(seed)
-        torch._foreach_copy_(list(captured.raw.values()), [tensors[name] for name in captured.raw], non_blocking=True)
+        _foreach_copy_(list(captured.raw.values()), [tensors[name] for name in captured.raw], non_blocking=True)
         captured.graph.replay()
         # The next replay overwrites the results.
         return captured.total.clone(), {name: value.clone() for name, value in captured.terms.items()}
@@ -80,7 +86,8 @@ class StepGraphs:
             torch.zeros((), dtype=torch.int64, device=self.accelerator.device),
         )
         rows = Rows(captured.seed, first=part.first, total=part.total)
-        with torch.cuda.graph(captured.graph, pool=self.pool, stream=self.stream):
+        # thread_local: the reading thread may pin memory meanwhile, which the stricter mode takes for a mistake.
+        with torch.cuda.graph(captured.graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             total, terms = self.model(captured.raw, phase, step, rows)
             self.accelerator.backward(total)
         captured.total, captured.terms = total.detach(), {name: value.detach() for name, value in terms.items()}

@@ -27,11 +27,14 @@ class Progress:
         shown: False prints nothing.
         stream: where to (default: standard error).
         pause: least seconds between two lines of a log.
+        seconds: after which training ends anyway.
     """
 
     def __init__(
-        self, steps: int, start: int = 0, *, shown: bool = True, stream: TextIO | None = None, pause: float = 10.0
-    ) -> None:
+        self, steps: int, start: int = 0, *, shown: bool = True, stream: TextIO | None = None, pause: float = 10.0,
+        seconds: float = float("inf"),
+    ) -> None:  # fmt: skip
+        self.seconds = seconds
         self.steps, self.start, self.shown, self.pause = steps, start, shown, pause
         self.stream = stream or sys.stderr
         self.in_place = shown and self.stream.isatty()
@@ -46,6 +49,7 @@ class Progress:
             return
         self._printed = now
         left = (now - self._began) / max(step - self.start, 1) * (self.steps - step)
+        left = max(min(left, self._began + self.seconds - now), 0.0)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         line = f"step {step}/{self.steps}  {shown}  {samples_per_second:.4g} samples/s  {duration(left)} left"
         if self.in_place:

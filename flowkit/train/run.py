@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -18,8 +18,8 @@ from flowkit.tasks import Task
 from flowkit.train import atomic, engine, nonfinite, random_state, run_state, summary
 from flowkit.train.checkpoint import Checkpoints
 from flowkit.train.ema import EMA
-from flowkit.train.graphs import StepGraphs
 from flowkit.train.evaluation import task_metrics, validation_loss
+from flowkit.train.graphs import StepGraphs
 from flowkit.train.loader import Loader, Share
 from flowkit.train.metrics import Metrics
 from flowkit.train.progress import Progress
@@ -86,10 +86,12 @@ class Run:
         self.best: tuple[int, float] | None = None
         notes = [] if found is None else self._take_up(found[1])
         self.start = self.step
+        self.ending: Literal["signal", "time"] | None = None
         self._prepare_folder()
         writes = self.main and not dry_run
         self.metrics = Metrics(folder if writes else None, start=self.step, tensorboard=trainer.tensorboard)
-        self.progress = Progress(trainer.steps, self.step, shown=trainer.progress and self.main)
+        limit = trainer.seconds - self.seconds if trainer.seconds > 0 else float("inf")
+        self.progress = Progress(trainer.steps, self.step, shown=trainer.progress and self.main, seconds=limit)
         for note in notes:
             self.progress.note(note)
 
@@ -163,6 +165,8 @@ class Run:
                 self._loop(shares, stop, began, seconds_before)
             told = stop.received or "a signal to another process"
             status = f"stopped by {told}" if self.step < self.trainer.steps else "finished"
+            if self.ending == "time":
+                status = f"finished: trainer.seconds ({self.trainer.seconds:g}) are over"
         except UserError as error:
             status = f"failed: {error}"
             raise
@@ -200,10 +204,12 @@ class Run:
             self.task.objective.after_step(self.task.networks, self.step)
             self.step += 1
             steps += 1
-            stopping = self._agree_to_stop(stop)
-            last = stopping or self.step == trainer.steps
-            evaluates = not stopping and self._is_due(trainer.evaluate_every)
-            presents = not stopping and self._is_due(trainer.sample_every)
+            ending = self._ending(stop, 0 < trainer.seconds <= seconds_before + time.monotonic() - began)
+            last = ending is not None or self.step == trainer.steps
+            # The end of the time is looked at like the last step; a signal wants to be gone.
+            told = ending == "signal"
+            evaluates = not told and self._is_due(trainer.evaluate_every, last)
+            presents = not told and self._is_due(trainer.sample_every, last)
             saves = last or (trainer.checkpoint_every > 0 and self.step % trainer.checkpoint_every == 0)
             if self.step % trainer.log_every == 0 or last:
                 self._check()
@@ -220,20 +226,22 @@ class Run:
             if saves or self._improves(score):
                 self._save(score)
             clock += time.perf_counter() - paused
-            if stopping:
+            if ending is not None:
+                self.ending = ending
                 return
 
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and (self.step % every == 0 or self.step == self.trainer.steps)
+    def _is_due(self, every: int, last: bool) -> bool:
+        return every > 0 and (self.step % every == 0 or last)
 
-    def _agree_to_stop(self, stop: StopSignals) -> bool:
-        """True where a process was told to stop; all must stop at the same step, and asking each other costs time."""
-        if self.accelerator.num_processes == 1:
-            return stop.received is not None
-        if self.step % min(self.trainer.log_every, 20) != 0:
-            return False
-        told = torch.tensor(float(stop.received is not None), device=self.device)
-        return bool(self.accelerator.reduce(told, reduction="sum") > 0)
+    def _ending(self, stop: StopSignals, out_of_time: bool) -> Literal["signal", "time"] | None:
+        """Whether a process was told to stop or ran out of time. All must stop at the same step, and asking each other costs time."""
+        wishes = [stop.received is not None, out_of_time]
+        if self.accelerator.num_processes > 1:
+            if self.step % min(self.trainer.log_every, 20) != 0:
+                return None
+            asked = torch.tensor(wishes, dtype=torch.float32, device=self.device)
+            wishes = (torch.as_tensor(self.accelerator.reduce(asked, reduction="sum")) > 0).tolist()
+        return "signal" if wishes[0] else "time" if wishes[1] else None
 
     def _check(self) -> None:
         """Fetch the losses; where one is not finite, write its batch and stop."""

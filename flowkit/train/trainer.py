@@ -21,6 +21,7 @@ class Trainer:
 
     Args:
         steps: optimiser steps.
+        seconds: end after so many seconds of training, evaluations included, even if steps are left; 0 for no limit.
         batch: samples of a micro-batch on one process; an optimiser step sees batch x processes x accumulate samples.
         lr: peak learning rate.
         optimiser: Adam or AdamW with their settings.
@@ -29,7 +30,7 @@ class Trainer:
         floor: share of the learning rate left at the end of cosine and linear decay.
         clip: largest norm of the gradient, 0 for none.
         accumulate: micro-batches of one optimiser step.
-        precision: autocast to bf16 or fp16, or no.
+        precision: fp32, or autocast to bf16 or fp16.
         device: auto takes a GPU where there is one.
         tf32: let a GPU multiply float32 matrices with TF32 precision.
         ema: decay of the averaged weights, which are saved and sampled; 0 for none.
@@ -42,8 +43,8 @@ class Trainer:
         mode: whether a small or a large value of it is good.
         log_every: steps between records of losses and times.
         compile: compile the task's networks with torch.compile.
-        graphs: on one GPU, replay the loss and its gradients as CUDA graphs, one for each shape of a batch; for small networks, and
-            with ``bucket``, which keeps the shapes few. Without effect elsewhere.
+        graphs: on one GPU, replay the loss and its gradients as CUDA graphs, one for each shape of a batch; for small
+            networks, and with ``bucket``, which keeps the shapes few. Without effect elsewhere.
         bucket: 0, or a multiple to which lengths are padded: batches then hold samples of similar length.
         prefetch: threads that read batches ahead, 0 for none.
         tensorboard: write TensorBoard files.
@@ -51,6 +52,7 @@ class Trainer:
     """
 
     steps: int = 10_000
+    seconds: float = 0.0
     batch: int = 32
     lr: float = 3e-4
     optimiser: Optimiser = field(default_factory=Adam)
@@ -59,7 +61,7 @@ class Trainer:
     floor: float = 0.0
     clip: float = 1.0
     accumulate: int = 1
-    precision: Precision = "no"
+    precision: Precision = "fp32"
     device: Device = "auto"
     tf32: bool = True
     ema: float = 0.999
@@ -79,8 +81,6 @@ class Trainer:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.precision is False:
-            object.__setattr__(self, "precision", "no")
         least = {"steps": 1, "batch": 1, "accumulate": 1, "log_every": 1}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)

@@ -12,6 +12,7 @@ from flowkit.errors import UserError
 from flowkit.random import Rows, mix_seed
 from flowkit.tasks import Phase
 from flowkit.train.engine import to_device
+from flowkit.train.graphs import StepGraphs
 from flowkit.train.loader import Share
 from flowkit.train.optimisers import Optimiser
 from flowkit.train.schedules import ScheduleName, factor

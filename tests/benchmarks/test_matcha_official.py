@@ -23,7 +23,7 @@ def test_the_decoder_costs_what_the_published_one_costs(tmp_path, capsys):
 
 def test_the_training_step_is_the_trainers(tmp_path):
     out = tmp_path / "train.json"
-    arguments = ["train", "--recipe", "speech/smoke/matcha-rulemade", "--device", "cpu", "--precision", "no"]
+    arguments = ["train", "--recipe", "speech/smoke/matcha-rulemade", "--device", "cpu", "--precision", "fp32"]
     assert matcha_official.main([*arguments, "--batch", "4", "--batches", "2", "--rounds", "1", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["seconds_a_step"]["ours"] > 0
 

@@ -62,8 +62,8 @@ def test_optimal_transport_in_the_batch_straightens_the_flow(toy2d: ModuleType) 
         assert out.xs is not None
         assert out.ts is not None
         relative[coupling is None] = straightness(out.xs, out.ts).relative
-    print(relative)
-    assert relative[False] < 0.6 * relative[True], relative
+    # Measured: 0.030 against 0.592.
+    assert relative[False] < 0.2 * relative[True], relative
 
 
 @pytest.mark.slow

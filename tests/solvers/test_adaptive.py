@@ -26,7 +26,7 @@ PAIRS = [BogackiShampine, DormandPrince, Tsitouras]
 
 
 class VanDerPol(Field):
-    """x'' = mu (1 - x^2) x' - x with mu in the condition; counts the rows it is asked about. State (b, 2, n), mu (b,)."""
+    """x'' = mu (1 - x^2) x' - x with mu (b,) in the condition; counts the rows it sees. State (b, 2, n)."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -83,7 +83,9 @@ def test_every_accepted_step_of_every_sample_keeps_the_tolerance(method: type[Ru
 
 
 def test_padding_counts_for_nothing() -> None:
-    """Elements behind the padding are as wild as they like: same steps as without them, and the tolerance holds on the rest."""
+    """Elements behind the padding are as wild as they like: same steps as without them, and the tolerance holds on the
+    rest.
+    """
     mu = stiffness(6)
     x = torch.tensor([2.0, 0.0], dtype=torch.float64).reshape(1, 2, 1).repeat(6, 1, 5)
     padding = torch.arange(5).reshape(1, 1, 5) < torch.tensor([5, 4, 3, 3, 2, 1]).reshape(6, 1, 1)
@@ -143,13 +145,25 @@ def test_agrees_with_scipy(method: type[RungeKutta]) -> None:
     tolerance = 1e-7 if method is BogackiShampine else 1e-9
     times = [0.0, 0.5, 1.7, 3.0]
     solution = solve(
-        VanDerPol(), x, solver=method(), controller=Tolerance(tolerance, tolerance), span=(0.0, 3.0), cond=Cond({"mu": mu}), save=times
+        VanDerPol(),
+        x,
+        solver=method(),
+        controller=Tolerance(tolerance, tolerance),
+        span=(0.0, 3.0),
+        cond=Cond({"mu": mu}),
+        save=times,
     )
     assert solution.ok
     assert solution.xs is not None
     for i, m in enumerate(mu.tolist()):
         reference = solve_ivp(
-            lambda t, y, m=m: [y[1], m * (1 - y[0] ** 2) * y[1] - y[0]], (0, 3), [2.0, 0.0], method="DOP853", rtol=1e-12, atol=1e-12, t_eval=times
+            lambda t, y, m=m: [y[1], m * (1 - y[0] ** 2) * y[1] - y[0]],
+            (0, 3),
+            [2.0, 0.0],
+            method="DOP853",
+            rtol=1e-12,
+            atol=1e-12,
+            t_eval=times,
         )
         np.testing.assert_allclose(solution.xs[:, i].numpy(), reference.y.T, atol=1e-5, rtol=1e-5)
     assert torch.equal(solution.xs[-1], solution.x)
@@ -192,7 +206,9 @@ def test_finished_samples_leave_the_batch_and_counts_are_per_sample() -> None:
     mu = stiffness(32)
     x = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(32, 1)
     field = VanDerPol()
-    solution = solve(field, x, solver=DormandPrince(), controller=Tolerance(1e-5, 1e-5), span=(0.0, 10.0), cond=Cond({"mu": mu}))
+    solution = solve(
+        field, x, solver=DormandPrince(), controller=Tolerance(1e-5, 1e-5), span=(0.0, 10.0), cond=Cond({"mu": mu})
+    )
     assert torch.equal(solution.evaluations, 2 + 6 * (solution.accepted + solution.rejected))
     assert torch.equal(solution.network_calls, solution.evaluations)
     # The field is asked about few rows more than those that were still under way.
@@ -220,7 +236,12 @@ def test_network_calls_of_guided_fields_are_counted_as_they_are() -> None:
 def test_budget_returns_the_state_that_was_reached() -> None:
     mu = stiffness(6)
     x = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(6, 1)
-    arguments = {"solver": DormandPrince(), "controller": Tolerance(1e-5, 1e-5), "span": (0.0, 10.0), "cond": Cond({"mu": mu})}
+    arguments = {
+        "solver": DormandPrince(),
+        "controller": Tolerance(1e-5, 1e-5),
+        "span": (0.0, 10.0),
+        "cond": Cond({"mu": mu}),
+    }
     full = solve(VanDerPol(), x, **arguments)
     budget = int(full.evaluations.median())
     cut = solve(VanDerPol(), x, max_evaluations=budget, **arguments)
@@ -247,7 +268,9 @@ def test_a_field_that_breaks_stops_only_its_samples(dtype: torch.dtype) -> None:
     solution = solve(field, torch.zeros(4, 3, dtype=dtype), solver=DormandPrince(), controller=Tolerance(), cond=cond)
     assert solution.status.tolist() == [Status.OK, Status.NON_FINITE, Status.NON_FINITE, Status.NON_FINITE]
     assert solution.x.isfinite().all()
-    torch.testing.assert_close(solution.stopped_at, torch.tensor([1.0, 0.5, 0.25, 0.0], dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        solution.stopped_at, torch.tensor([1.0, 0.5, 0.25, 0.0], dtype=torch.float64), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(solution.x[:, 0].double(), solution.stopped_at, atol=1e-5, rtol=0)
     assert solution.rejected[1] > 0
     assert "not finite" in solution.explain(1)
@@ -271,7 +294,9 @@ def test_a_step_too_small_for_time_is_reported() -> None:
             judgement = super().judge(x, size, step, padding=padding, memory=memory)
             return Judgement(torch.zeros_like(judgement.accepted), memory._replace(size=size * 0.01))
 
-    solution = solve(lambda x, t: -x, torch.ones(2, 2, dtype=torch.float64), solver=DormandPrince(), controller=Impatient())
+    solution = solve(
+        lambda x, t: -x, torch.ones(2, 2, dtype=torch.float64), solver=DormandPrince(), controller=Impatient()
+    )
     assert (solution.status == Status.STEP_TOO_SMALL).all()
     assert "resolution of time" in solution.explain(0)
     assert torch.equal(solution.x, torch.ones(2, 2, dtype=torch.float64))
@@ -307,9 +332,11 @@ def test_states_of_any_shape_and_constant_fields() -> None:
 
 
 class HeadSteps(Controller):
-    """Steps read off a head of the field, as AdaFlow does: the method without an error estimate, the memory a count per sample."""
+    """Steps read off a head of the field, as AdaFlow does: the method without an error estimate, the memory a count per
+    sample.
+    """
 
-    def begin(self, field, t, x, first, *, end, solver, cond) -> Beginning:  # noqa: ANN001
+    def begin(self, field, t, x, first, *, end, solver, cond) -> Beginning:
         return Beginning(torch.zeros_like(t))
 
     def propose(self, t: Tensor, x: Tensor, first: Evaluation, *, end: float, memory: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,12 +96,13 @@ def test_statistics_are_those_of_the_train_split(folder: Path) -> None:
 
 
 def test_batches_are_padded_to_multiples_and_do_not_depend_on_their_company(folder: Path) -> None:
-    part = table(folder, pad_tokens=8, pad_frames=16).split("train")
+    part = table(folder).split("train")
+    part.pad_multiple = 16
     raw = part.batch(range(len(part)))
     b = len(part)
     assert raw["tokens"].dtype == torch.int64
     assert raw["mel"].dtype == torch.float32
-    assert raw["tokens"].shape[1] % 8 == 0
+    assert raw["tokens"].shape[1] % 16 == 0
     assert raw["mel"].shape[2] % 16 == 0
     assert raw["mel"].shape[:2] == (b, 80)
     assert raw["mel_lengths"].tolist() == part.lengths().tolist()
@@ -159,7 +160,7 @@ def test_a_cache_is_used_again_and_follows_the_table(folder: Path) -> None:
 def test_a_prepared_folder_is_read_on_its_own(folder: Path) -> None:
     data = table(folder)
     data.prepare()
-    prepared = Prepared(str(data.folder), pad_frames=4)
+    prepared = Prepared(str(data.folder))
     prepared.prepare()
     assert torch.equal(prepared.split("train").batch([1])["tokens"], data.split("train").batch([1])["tokens"])
     assert prepared.mel == MEL

@@ -70,11 +70,11 @@ torch.set_num_threads(1)
 from domains.speech.alignment import align_torch, align
 from domains.speech.alignment_kernel import align_triton
 from ragged import ragged
-value, tokens, frames = ragged(1)
+value, tokens, frames = ragged(1, batch=5, most=36, longest=50)
 expected = align(value, tokens, frames)
 assert torch.equal(align_triton(value, tokens, frames), expected)
-by_frame = value.transpose(1, 2).contiguous().transpose(1, 2)
-assert torch.equal(align_triton(by_frame, tokens, frames), expected)
+by_frame = value[:2].transpose(1, 2).contiguous().transpose(1, 2)
+assert torch.equal(align_triton(by_frame, tokens[:2], frames[:2]), expected[:2])
 short = torch.randn(1, 5, 3), torch.tensor([5]), torch.tensor([3])
 assert torch.equal(align_triton(*short), align_torch(*short))
 one = torch.randn(1, 1, 1), torch.tensor([1]), torch.tensor([1])

@@ -117,7 +117,8 @@ RECIPE = {
         "init_args": {
             "symbols": 13, "features": 8,
             "encoder": {
-                "width": 32, "filter_width": 64, "layers": 2, "prenet_layers": 1, "duration_width": 32, "prenet_dropout": 0.1,
+                "width": 32, "filter_width": 64, "layers": 2, "prenet_layers": 1, "duration_width": 32,
+                "prenet_dropout": 0.1,
             },
             "decoder": {
                 "class_path": "MatchaDecoder",
@@ -228,4 +229,5 @@ def test_a_voice_that_is_not_there(capsys) -> None:
 def test_recipes_build(name: str, parameters: int | None) -> None:
     task = load_recipe(f"speech/{name}").build("task").task
     count = sum(p.numel() for p in task.parameters())
-    assert count == parameters if parameters else 4 * count + 65536 < 16 * 2**20
+    # The small one ships in half precision and must stay under 16 MiB.
+    assert count == parameters if parameters else 2 * count + 65536 < 16 * 2**20

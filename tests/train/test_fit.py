@@ -258,10 +258,18 @@ def test_the_settings_are_a_recipe(tmp_path: Path) -> None:
     parser.add_argument("--trainer", type=Trainer)
     path = "flowkit.train.optimisers.AdamW"
     optimiser = {"class_path": path, "init_args": {"betas": [0.8, 0.9]}}
-    config = parser.parse_object({"trainer": {"steps": 7, "precision": False, "optimiser": optimiser}})
+    config = parser.parse_object({"trainer": {"steps": 7, "precision": "bf16", "optimiser": optimiser}})
     trainer = parser.instantiate(config).trainer
     assert trainer.steps == 7
-    assert trainer.precision == "no", "YAML reads a bare no as false"
+    assert trainer.precision == "bf16"
     assert trainer.optimiser.betas == (0.8, 0.9)
     assert parser.parse_string(parser.dump(config)) == config
     assert settings().optimiser is not None
+
+
+def test_training_ends_when_its_time_is_over_and_is_looked_at(tmp_path: Path) -> None:
+    summary = train(tmp_path, ToyTask(), steps=10**6, seconds=0.5, evaluate_every=10**6)
+    assert 0 < summary["steps"] < 10**6
+    assert "are over" in summary["status"]
+    assert "eval/loss" in summary["metrics"]
+    assert (tmp_path / "checkpoints" / "last" / "model" / "model.safetensors").is_file()

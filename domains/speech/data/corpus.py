@@ -72,8 +72,6 @@ class SpeechData(PreparedReader):
         phonemes: ``espeak`` or ``characters``.
         on_error: ``raise`` for a recording that cannot be read, or ``skip`` it and count it.
         blank: see :class:`PreparedReader`.
-        pad_tokens: see :class:`PreparedReader`.
-        pad_frames: see :class:`PreparedReader`.
         cache: where prepared folders go; empty means ``$FLOWKIT_CACHE`` or the user's cache folder.
     """
 
@@ -91,11 +89,9 @@ class SpeechData(PreparedReader):
         phonemes: PhonemeKind = "espeak",
         on_error: Literal["raise", "skip"] = "raise",
         blank: bool = True,
-        pad_tokens: int = 1,
-        pad_frames: int = 1,
         cache: str = "",
     ) -> None:
-        super().__init__(blank=blank, pad_tokens=pad_tokens, pad_frames=pad_frames)
+        super().__init__(blank=blank)
         self.config, self.minimum, self.maximum = mel, minimum, maximum
         self.trim, self.peak, self.phonemes, self.on_error, self.cache = trim, peak, phonemes, on_error, cache
 

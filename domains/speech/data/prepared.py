@@ -17,16 +17,12 @@ import numpy as np
 import torch
 
 from domains.speech.features import MelConfig
-from flowkit.data import DataSource, RawBatch, Samples, Split
+from flowkit.data import DataSource, RawBatch, Samples, Split, padded_length
 from flowkit.errors import UserError, nearest
 
 #: Raised when the layout of a prepared folder changes.
 FORMAT = 1
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-def _multiple(length: int, of: int) -> int:
-    return -(-length // of) * of
 
 
 class Packed:
@@ -72,15 +68,10 @@ class Utterances(Samples):
         packed: the prepared folder.
         rows: numbers of the utterances in it.
         blank: put token 0 between and around all tokens (n become 2 n + 1).
-        pad_tokens: tokens are padded to a multiple of this.
-        pad_frames: frames are padded to a multiple of this.
     """
 
-    def __init__(
-        self, packed: Packed, rows: np.ndarray, *, blank: bool = True, pad_tokens: int = 1, pad_frames: int = 1
-    ) -> None:
+    def __init__(self, packed: Packed, rows: np.ndarray, *, blank: bool = True) -> None:
         self.packed, self.rows, self.blank = packed, rows, blank
-        self.pad_tokens, self.pad_frames = pad_tokens, pad_frames
         self._silence = float(np.log(packed.manifest["mel"]["floor"]))
 
     def __len__(self) -> int:
@@ -115,8 +106,8 @@ class Utterances(Samples):
         frames, counts = packed.frames[rows], packed.counts[rows]
         step, first = (2, 1) if self.blank else (1, 0)
         token_lengths = counts * step + first
-        tokens = np.zeros((len(rows), _multiple(int(token_lengths.max()), self.pad_tokens)), dtype=np.int64)
-        shape = (len(rows), _multiple(int(frames.max()), self.pad_frames), packed.mel.shape[1])
+        tokens = np.zeros((len(rows), padded_length(int(token_lengths.max()), self.pad_multiple)), dtype=np.int64)
+        shape = (len(rows), padded_length(int(frames.max()), self.pad_multiple), packed.mel.shape[1])
         mel = np.empty(shape, dtype=np.float32)
         for i, row in enumerate(rows):
             tokens[i, first : first + step * counts[i] : step] = packed.tokens[
@@ -149,12 +140,10 @@ class PreparedReader(DataSource):
 
     Args:
         blank: put token 0 between and around all tokens (n become 2 n + 1), as Matcha-TTS does.
-        pad_tokens: tokens of a batch are padded to a multiple of this.
-        pad_frames: frames of a batch are padded to a multiple of this.
     """
 
-    def __init__(self, *, blank: bool = True, pad_tokens: int = 1, pad_frames: int = 1) -> None:
-        self.blank, self.pad_tokens, self.pad_frames = blank, pad_tokens, pad_frames
+    def __init__(self, *, blank: bool = True) -> None:
+        self.blank = blank
 
     @property
     def folder(self) -> Path:
@@ -173,9 +162,7 @@ class PreparedReader(DataSource):
             raise UserError(f"data has no split {name!r}: {nearest(name, SPLITS)}")
         number = SPLITS.index(name)  # pyright: ignore[reportArgumentType]
         rows = np.flatnonzero(np.asarray(self.packed.manifest["rows"]["split"]) == number)
-        utterances = Utterances(
-            self.packed, rows, blank=self.blank, pad_tokens=self.pad_tokens, pad_frames=self.pad_frames
-        )
+        utterances = Utterances(self.packed, rows, blank=self.blank)
         utterances.rows = rows[utterances.lengths() >= utterances.token_lengths()]
         return utterances
 
@@ -220,12 +207,10 @@ class Prepared(PreparedReader):
     Args:
         path: the folder.
         blank: see :class:`PreparedReader`.
-        pad_tokens: see :class:`PreparedReader`.
-        pad_frames: see :class:`PreparedReader`.
     """
 
-    def __init__(self, path: str, *, blank: bool = True, pad_tokens: int = 1, pad_frames: int = 1) -> None:
-        super().__init__(blank=blank, pad_tokens=pad_tokens, pad_frames=pad_frames)
+    def __init__(self, path: str, *, blank: bool = True) -> None:
+        super().__init__(blank=blank)
         self.path = path
 
     @property

@@ -63,8 +63,6 @@ class Prompts(SpeechData):
         peak: scale every recording to this largest sample; 0 keeps the level.
         phonemes: ``espeak`` or ``characters``.
         blank: put token 0 between and around all tokens.
-        pad_tokens: tokens of a batch are padded to a multiple of this.
-        pad_frames: frames of a batch are padded to a multiple of this.
         cache: where packages and prepared folders go; empty means ``$FLOWKIT_CACHE`` or the user's cache folder.
     """
 
@@ -79,8 +77,6 @@ class Prompts(SpeechData):
         peak: float = 0.0,
         phonemes: PhonemeKind = "espeak",
         blank: bool = True,
-        pad_tokens: int = 1,
-        pad_frames: int = 1,
         cache: str = "",
     ) -> None:
         super().__init__(
@@ -91,8 +87,6 @@ class Prompts(SpeechData):
             peak=peak,
             phonemes=phonemes,
             blank=blank,
-            pad_tokens=pad_tokens,
-            pad_frames=pad_frames,
             cache=cache,
         )
         self.language = language

@@ -40,8 +40,6 @@ class RuleMade(SpeechData):
         maximum: longer recordings (seconds) are dropped.
         phonemes: ``espeak`` or ``characters``.
         blank: put token 0 between and around all tokens.
-        pad_tokens: tokens of a batch are padded to a multiple of this.
-        pad_frames: frames of a batch are padded to a multiple of this.
         cache: where prepared folders go; empty means ``$FLOWKIT_CACHE`` or the user's cache folder.
     """
 
@@ -60,8 +58,6 @@ class RuleMade(SpeechData):
         maximum: float = 30.0,
         phonemes: PhonemeKind = "espeak",
         blank: bool = True,
-        pad_tokens: int = 1,
-        pad_frames: int = 1,
         cache: str = "",
     ) -> None:
         # No trimming: the phoneme times count from the first sample.
@@ -72,8 +68,6 @@ class RuleMade(SpeechData):
             trim=False,
             phonemes=phonemes,
             blank=blank,
-            pad_tokens=pad_tokens,
-            pad_frames=pad_frames,
             cache=cache,
         )
         self.sentences, self.voices, self.rate, self.seed = sentences, list(voices), rate, seed

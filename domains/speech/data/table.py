@@ -46,8 +46,6 @@ class Table(SpeechData):
         peak: scale every recording to this largest sample; 0 keeps the level.
         phonemes: ``espeak`` or ``characters``.
         blank: put token 0 between and around all tokens.
-        pad_tokens: tokens of a batch are padded to a multiple of this.
-        pad_frames: frames of a batch are padded to a multiple of this.
         cache: where prepared folders go; empty means ``$FLOWKIT_CACHE`` or the user's cache folder. A changed table is
             prepared anew; after changing audio alone, delete the prepared folder.
     """
@@ -72,8 +70,6 @@ class Table(SpeechData):
         peak: float = 0.0,
         phonemes: PhonemeKind = "espeak",
         blank: bool = True,
-        pad_tokens: int = 1,
-        pad_frames: int = 1,
         cache: str = "",
     ) -> None:
         super().__init__(
@@ -85,8 +81,6 @@ class Table(SpeechData):
             phonemes=phonemes,
             on_error=on_error,
             blank=blank,
-            pad_tokens=pad_tokens,
-            pad_frames=pad_frames,
             cache=cache,
         )
         self.root, self.table = folder, table
