@@ -74,7 +74,7 @@ def measure(
     sampler = Sampler(solver=DormandPrince(), controller=Tolerance(rtol=1e-5, atol=1e-5))
     with torch.no_grad():
         made = objective.generate(networks, torch.zeros(sets * points, 2), Cond(), sampler=sampler, generator=generator)
-    # The distance of two finite sets varies by 70 % from draw to draw: means over pairs that share no point.
+    # The distance of two finite sets varies by 50 % from draw to draw: means over pairs that share no point.
     real = LAW.sample(3 * sets * points, generator).float().split(points)
     made_sets = made.x.split(points)
     distance = statistics.mean(energy_distance(a, b) for a, b in zip(made_sets, real[:sets], strict=True))

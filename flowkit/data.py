@@ -14,7 +14,8 @@ RawBatch = dict[str, Any]
 
 
 def padded_length(length: int, multiple: int) -> int:
-    """``length`` rounded up so that few shapes remain: to a multiple, which grows to a quarter of the power of two below a long length.
+    """``length`` rounded up so that few shapes remain: to a multiple, which grows to a quarter of the power of two
+    below a long length.
 
     With ``multiple`` 1 the length stays.
     """
@@ -27,7 +28,8 @@ def padded_length(length: int, multiple: int) -> int:
 class Samples(ABC):
     """One split, addressable by index; ``batch`` gathers and pads. Reading is a pure function of the indices."""
 
-    #: ``batch`` pads by :func:`padded_length` to this multiple (the trainer sets it from its ``bucket``): compiled and captured programs want few shapes.
+    #: ``batch`` pads by :func:`padded_length` to this multiple (the trainer sets it from its ``bucket``): compiled
+    #: and captured programs want few shapes.
     pad_multiple: int = 1
 
     @abstractmethod
@@ -47,7 +49,8 @@ class DataSource(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Fetch, decode and cache; returns at once when that was done. Shows progress. Raises ``flowkit.errors.UserError``."""
+        """Fetch, decode and cache; returns at once when that was done. Shows progress. Raises
+        ``flowkit.errors.UserError``."""
 
     @abstractmethod
     def split(self, name: Split) -> Samples:

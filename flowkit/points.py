@@ -152,7 +152,7 @@ class PointsTask(Task):
         """The condition of points of the classes ``label``; empty where the task has no classes."""
         return Cond({"label": label.to(self.device)}, nulls={"label": self.classes}) if self.classes else Cond()
 
-    def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:  # noqa: ARG002
+    def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
         """``x`` becomes x1 as it is; ``x0`` where the batch brings one."""
         return Batch(x1=raw["x"], x0=raw.get("x0"), cond=self.cond(raw["label"]) if self.classes else Cond())
 

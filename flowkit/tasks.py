@@ -44,7 +44,8 @@ class Presentation(Protocol):
 
 
 class Task(nn.Module, ABC):
-    """A domain's side of training. Its forward IS its loss, so nothing goes round DDP; it never writes its own flow-matching loss."""
+    """A domain's side of training. Its forward IS its loss, so nothing goes round DDP; it never writes its own
+    flow-matching loss."""
 
     objective: Objective
     networks: Networks
@@ -53,19 +54,25 @@ class Task(nn.Module, ABC):
     def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
         """Normalise and encode a raw batch (tensors already on the device)."""
 
-    def forward(self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None) -> Loss:
+    def forward(
+        self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+    ) -> Loss:
         """The loss of one batch; tasks with losses of their own (durations, priors) extend it."""
-        return self.objective.loss(self.networks, self.prepare(raw, generator), phase=phase, step=step, generator=generator)
+        batch = self.prepare(raw, generator)
+        return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
 
     def adapt(self, data: DataSource) -> None:
-        """Read statistics and tables from the data, once, before a fresh training (they live in buffers and are saved)."""
+        """Read statistics and tables from the data, once, before a fresh training (they live in buffers and are
+        saved)."""
 
     def phases(self) -> Sequence[Phase]:
         """Stages and turns of training."""
         return (Phase(),)
 
     @abstractmethod
-    def evaluate(self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
+    ) -> dict[str, float]:
         """Metrics of the validation or test split, besides the loss that the trainer measures itself."""
 
     def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
@@ -73,7 +80,9 @@ class Task(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def sample(self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None) -> Mapping[str, Presentation]:
+    def sample(
+        self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Presentation]:
         """``flowkit sample``: ``n`` results, perhaps for a request of the user's (a text, a label)."""
 
     def pipeline(self, sampler: Sampler) -> Any:

@@ -1,7 +1,9 @@
 """Shapes, masks and reductions that every part of the core shares.
 
-One rule for time: ``t`` has shape (b,) everywhere and :func:`like` makes it broadcast. One rule for losses: the mean over
-the elements that a mask keeps, per sample; the mean over the batch comes later, so that it stays exact across processes.
+One rule for time: ``t`` has shape (b,) everywhere and :func:`like` makes it broadcast. One rule for losses: the
+    mean over
+the elements that a mask keeps, per sample; the mean over the batch comes later, so that it stays exact across
+processes.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ def sum_per_sample(x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
     return x.flatten(1).sum(1) if x.ndim > 1 else x
 
 
-def mean_per_sample(
-    x: Float[Tensor, "b *d"], keep: Bool[Tensor, "b *k"] | None = None
-) -> Float[Tensor, " b"]:
+def mean_per_sample(x: Float[Tensor, "b *d"], keep: Bool[Tensor, "b *k"] | None = None) -> Float[Tensor, " b"]:
     """Mean of each sample over the elements that ``keep`` (broadcastable to ``x``) marks; 0 where it marks none."""
     if x.ndim == 1:
         return x

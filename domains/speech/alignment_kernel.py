@@ -7,6 +7,8 @@ behind a barrier, on the way home.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -75,10 +77,12 @@ def align_triton(
     """:func:`domains.speech.alignment.align` on a GPU (or under Triton's interpreter)."""
     value = log_prior.float()
     batch, tokens, frames = value.shape
-    block = max(triton.next_power_of_2(tokens), 32)
+    block = max(1 << (tokens - 1).bit_length(), 32)
     moves = torch.empty(batch, frames, block, dtype=torch.int8, device=value.device)
     durations = torch.zeros(batch, tokens, dtype=torch.int64, device=value.device)
-    _search[(batch,)](
+    # What the decorator makes of a kernel takes meta-parameters; its stub knows only the function.
+    launch: Any = _search[(batch,)]
+    launch(
         value, moves, durations, token_lengths.contiguous(), mel_lengths.contiguous(), *value.stride(), tokens, frames,
         BLOCK=block, num_warps=min(max(block // 128, 1), 8),
     )  # fmt: skip

@@ -17,7 +17,8 @@ from flowkit.random import RandomSource
 class Batch:
     """What a task hands to an objective: data x1 (b, *d), perhaps a given x0, the condition and the loss mask.
 
-    ``cond.padding`` is what a network may see, ``keep`` (broadcastable to x1) what counts in the loss; None keeps all that is not padding.
+    ``cond.padding`` is what a network may see, ``keep`` (broadcastable to x1) what counts in the loss; None keeps
+    all that is not padding.
     ``weight`` (b,) multiplies each sample's loss, before the mean over the batch; None weighs all alike.
     """
 
@@ -50,7 +51,8 @@ class Draw:
 class Coupling(nn.Module, ABC):
     """Pairs a batch whose x0 was drawn from the source; may own parameters and loss terms.
 
-    A coupling permutes x0 only, or returns whole triples (x0, x1, cond): padding, masks, labels and lengths move together or not at all.
+    A coupling permutes x0 only, or returns whole triples (x0, x1, cond): padding, masks, labels and lengths move
+    together or not at all.
     """
 
     #: True when x0 stays independent of (x1, cond): only then may scores be read off the trained field.

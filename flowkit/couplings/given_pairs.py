@@ -17,7 +17,7 @@ class GivenPairs(Coupling):
     #: The objective reads this: x0 comes with the batch instead of from the source.
     brings_x0: bool = True
 
-    def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:  # noqa: ARG002
+    def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:
         """Return the batch as it is."""
         if batch.x0 is None:
             raise UserError(

@@ -11,6 +11,6 @@ class Independent(Coupling):
 
     independent = True
 
-    def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:  # noqa: ARG002
+    def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:
         """Return the batch as it is."""
         return Draw(batch)

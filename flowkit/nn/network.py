@@ -1,6 +1,7 @@
 """What an objective asks of a domain's network, and the base class such a network has.
 
-Networks are built to the objective's order: a task holds a factory ``Callable[[NetworkSpec], Network]`` and calls it once for each network that
+Networks are built to the objective's order: a task holds a factory ``Callable[[NetworkSpec], Network]`` and calls
+it once for each network that
 the objective needs, so two networks, a second time or an extra head change no file of a domain.
 """
 
@@ -48,4 +49,5 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
-        """Evaluate: ``inputs`` are ``spec.inputs`` tensors (b, *d), ``times`` are ``spec.times`` tensors (b,); head name -> output."""
+        """Evaluate: ``inputs`` are ``spec.inputs`` tensors (b, *d), ``times`` are ``spec.times`` tensors (b,); head
+        name -> output."""

@@ -145,8 +145,8 @@ class FlowMatching(Objective):
         networks: Networks,
         batch: Batch,
         *,
-        phase: str = "main",  # noqa: ARG002
-        step: int = 0,  # noqa: ARG002
+        phase: str = "main",
+        step: int = 0,
         generator: RandomSource | None = None,
     ) -> Loss:
         """Mean over the batch of weight(t) times the squared error of each sample; the term is called ``flow``."""

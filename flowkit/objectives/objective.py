@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loss:
-    """``total`` is a scalar to differentiate; ``terms`` (b,) are what it was made of, before the mean over the batch."""
+    """``total`` is a scalar to differentiate; ``terms`` (b,) are what it was made of, before the mean over the
+    batch."""
 
     total: Float[Tensor, ""]
     terms: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
@@ -33,7 +34,8 @@ NetworkFactory = Callable[[NetworkSpec], Network]
 
 
 class Networks(nn.Module):
-    """The networks of a task by name: ``main``, and what the objective asked for beside it (``target``, ``teacher``, ...)."""
+    """The networks of a task by name: ``main``, and what the objective asked for beside it (``target``,
+    ``teacher``, ...)."""
 
     def __init__(self, networks: Mapping[str, Network]) -> None:
         super().__init__()
@@ -63,7 +65,8 @@ class Objective(nn.Module, ABC):
 
     @property
     def capturable(self) -> bool:
-        """True when the loss is the same program at every step and for every batch of a shape, without looking at values on the host: a CUDA graph."""
+        """True when the loss is the same program at every step and for every batch of a shape, without looking at
+        values on the host: a CUDA graph."""
         return False
 
     @abstractmethod
@@ -72,7 +75,13 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self, networks: Networks, batch: Batch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+        self,
+        networks: Networks,
+        batch: Batch,
+        *,
+        phase: str = "main",
+        step: int = 0,
+        generator: RandomSource | None = None,
     ) -> Loss:
         """The training loss of one batch."""
 
@@ -85,7 +94,15 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def generate(
-        self, networks: Networks, like: Float[Tensor, "b *d"], cond: Cond, *, sampler: Sampler, x0: Tensor | None = None,
-        span: tuple[float, float] = (0.0, 1.0), generator: RandomSource | None = None, hooks: Sequence[Callable[..., Any]] = (),
+        self,
+        networks: Networks,
+        like: Float[Tensor, "b *d"],
+        cond: Cond,
+        *,
+        sampler: Sampler,
+        x0: Tensor | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+        generator: RandomSource | None = None,
+        hooks: Sequence[Callable[..., Any]] = (),
     ) -> Solution:
         """Sample: draw x0 from the source (shape of ``like``) unless given, and solve the field over ``span``."""

@@ -93,22 +93,21 @@ def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
     for hook in hooks:
         replacement = hook(done, times[done], x, None)
         x = x if replacement is None else replacement
-    # True is NON_FINITE, False OK = 0.
-    status = broken(x, cond) * int(Status.NON_FINITE)
-    if done < steps:
-        status = torch.where(status == 0, int(Status.MAX_EVALUATIONS), status)
+    outcome = Status.OK if done == steps else Status.MAX_EVALUATIONS
 
-    def count(value: int) -> Tensor:
-        return torch.full((b,), value, dtype=torch.int64, device=x.device)
+    def count(value: int | Tensor) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(torch.int64).expand(b)
+        return lambda: torch.full((b,), value, dtype=torch.int64, device=x.device)
 
     solution = Solution(
         x=x,
         evaluations=count(evaluations),
-        network_calls=calls.to(torch.int64).expand(b) if isinstance(calls, Tensor) else count(calls),
+        network_calls=count(calls),
         accepted=count(done),
         rejected=count(0),
-        status=status,
-        stopped_at=torch.full((b,), plan[done], dtype=torch.float64, device=x.device),
+        status=lambda: torch.where(broken(x, cond), int(Status.NON_FINITE), int(outcome)),  # pyright: ignore[reportArgumentType]
+        stopped_at=lambda: torch.full((b,), plan[done], dtype=torch.float64, device=x.device),  # pyright: ignore[reportArgumentType]
     )
     if trajectory is not None:
         solution.ts = torch.tensor(plan[: done + 1], dtype=torch.float64, device=x.device)
@@ -148,4 +147,4 @@ def broken(x: Tensor, cond: Cond | None) -> Tensor:
         zero = torch.where(cond.padding, zero, 0.0)
     if x.ndim > 1:
         zero = (zero if x.ndim == 2 else zero.flatten(1)).sum(1)
-    return zero != 0
+    return zero.bool()

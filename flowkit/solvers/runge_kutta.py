@@ -180,7 +180,8 @@ def _combine(x: Tensor, size: float, weights: Sequence[float], slopes: Sequence[
 
 
 def spread(value: Shaped[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Tensor:
-    """``value`` per sample so that it broadcasts over ``x`` (b, *d); written out where samples are too short for that to be
+    """``value`` per sample so that it broadcasts over ``x`` (b, *d); written out where samples are too short for
+    that to be
     fast on a CPU.
     """
     elements = x.shape[1:].numel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -162,9 +162,28 @@ def time_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+class _OnDemand:
+    """A field of a dataclass that may be given as a function and is made when it is first read."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = "_" + name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            raise AttributeError  # so that the field has no default
+        value = getattr(instance, self.name)
+        if not isinstance(value, Tensor):
+            value = value()
+            setattr(instance, self.name, value)
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        setattr(instance, self.name, value)
+
+
 @dataclass
 class Solution:
-    """What a solve returns; counts are per sample.
+    """What a solve returns; counts are per sample. Counts and status of a solve on a grid are made when first read.
 
     Attributes:
         x: the last state (b, *d).
@@ -177,16 +196,23 @@ class Solution:
     """
 
     x: Float[Tensor, "b *d"]
-    evaluations: Int[Tensor, " b"]
-    network_calls: Int[Tensor, " b"]
-    accepted: Int[Tensor, " b"]
-    rejected: Int[Tensor, " b"]
-    status: Int[Tensor, " b"]
-    stopped_at: Float[Tensor, " b"]
+    evaluations: Int[Tensor, " b"] = _OnDemand()  # pyright: ignore[reportAssignmentType]
+    network_calls: Int[Tensor, " b"] = _OnDemand()  # pyright: ignore[reportAssignmentType]
+    accepted: Int[Tensor, " b"] = _OnDemand()  # pyright: ignore[reportAssignmentType]
+    rejected: Int[Tensor, " b"] = _OnDemand()  # pyright: ignore[reportAssignmentType]
+    status: Int[Tensor, " b"] = _OnDemand()  # pyright: ignore[reportAssignmentType]
+    stopped_at: Float[Tensor, " b"] = _OnDemand()  # pyright: ignore[reportAssignmentType]
     ts: Float[Tensor, " n"] | None = None
     xs: Float[Tensor, "n b *d"] | None = None
     dense: Callable[[Tensor | float], Tensor] | None = None
     log_density: Float[Tensor, " b"] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     @property
     def ok(self) -> bool:

@@ -40,5 +40,5 @@ def stop(step: int, values: Mapping[str, float], written: Path | None, last_chec
     where = f"its batch is in {written}" if written is not None else "its batch was not written"
     kept = "no checkpoint exists" if last_checkpoint is None else f"the last checkpoint is of step {last_checkpoint}"
     return NonFiniteLoss(
-        f"step {step + 1}: {listing}; {where}; {kept}. Lower trainer.lr, set trainer.clip, or use trainer.precision fp32"
+        f"step {step + 1}: {listing}; {where}; {kept}. Lower trainer.lr, set trainer.clip, or trainer.precision fp32"
     )

@@ -234,7 +234,8 @@ class Run:
         return every > 0 and (self.step % every == 0 or last)
 
     def _ending(self, stop: StopSignals, out_of_time: bool) -> Literal["signal", "time"] | None:
-        """Whether a process was told to stop or ran out of time. All must stop at the same step, and asking each other costs time."""
+        """Whether a process was told to stop or ran out of time. All must stop at the same step, and asking each
+        other costs time."""
         wishes = [stop.received is not None, out_of_time]
         if self.accelerator.num_processes > 1:
             if self.step % min(self.trainer.log_every, 20) != 0:

@@ -267,6 +267,16 @@ def test_a_sensitivity_gets_the_problem_and_the_loop() -> None:
     torch.testing.assert_close(halves.x, direct.x)
 
 
+def test_a_solution_survives_pickling() -> None:
+    import pickle
+
+    solution = solve(decay, ones(), solver=Heun(), controller=FixedSteps(3))
+    again = pickle.loads(pickle.dumps(solution))
+    assert again.evaluations.tolist() == [6, 6, 6]
+    assert again.ok
+    assert torch.equal(again.x, solution.x)
+
+
 def test_sampler_gives_its_stepping() -> None:
     assert isinstance(Sampler(steps=4).stepping(), FixedSteps)
     tolerance = Tolerance()

@@ -105,10 +105,10 @@ class SpeechData(PreparedReader):
 
     def columns(
         self,
-        recording: Recording,  # noqa: ARG002
-        phonemes: str,  # noqa: ARG002
-        table: SymbolTable,  # noqa: ARG002
-        frames: int,  # noqa: ARG002
+        recording: Recording,
+        phonemes: str,
+        table: SymbolTable,
+        frames: int,
     ) -> Mapping[str, Any]:
         """Further columns of the manifest for one recording that was loaded before; anything that JSON holds."""
         return {}
