@@ -43,8 +43,8 @@ def rivals() -> tuple[Any, Any]:
     return importlib.import_module("torchode"), importlib.import_module("torchdiffeq").odeint
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round; every round runs all of them, in turn."""
+def interleaved(runs: dict[str, Callable[[], Any]], rounds: int, repeat: int = 1) -> dict[str, list[float]]:
+    """Seconds of each run in each round; every round runs all of them in turn, each ``repeat`` times in a row."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -52,8 +52,9 @@ def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
     for r in range(rounds):
         for name in names[r % len(names) :] + names[: r % len(names)]:
             begin = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - begin)
+            for _ in range(repeat):
+                runs[name]()
+            seconds[name].append((time.perf_counter() - begin) / repeat)
     return seconds
 
 
@@ -137,7 +138,7 @@ def overhead(rounds: int) -> dict[str, Any]:
             exact = bare(field, x, few, method)
             ours = solve(field, x, solver=solver, controller=FixedSteps(few)).x
             assert torch.allclose(ours, exact, atol=1e-5), "the rivals must solve the same problem"
-            seconds = interleaved(runs, rounds)
+            seconds = interleaved(runs, rounds, repeat=8)
         results[method] = {"bare_step_us": statistics.median(seconds[f"bare {many}"]) / many * 1e6}
         for name in ("flowkit", "torchdiffeq", "torchode"):
             # The lowest decile is what a busy machine shows in its quiet moments.
@@ -255,7 +256,8 @@ def report(results: dict[str, Any]) -> str:
         for name in ("flowkit", "torchdiffeq", "torchode"):
             r = row[name]
             lines.append(
-                f"    {name:28s} {r['step_us']:8.1f} {r['solve_us']:8.1f}   {r['step_us_decile']:8.1f} {r['solve_us_decile']:8.1f}"
+                f"    {name:28s} {r['step_us']:8.1f} {r['solve_us']:8.1f}"
+                f"   {r['step_us_decile']:8.1f} {r['solve_us_decile']:8.1f}"
             )
     vdp = results["van_der_pol"]
     lines.append("1024 van der Pol oscillators, dopri5 1e-5      worst error   evaluations per sample   milliseconds")

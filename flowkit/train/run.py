@@ -198,7 +198,8 @@ class Run:
             asked = time.perf_counter()
             share = next(shares)
             waited += time.perf_counter() - asked
-            self.turns.step(self.step, share, self.window)
+            gone = seconds_before + time.monotonic() - began
+            self.turns.step(self.step, share, self.window, gone / trainer.seconds if trainer.seconds > 0 else 0.0)
             if self.ema is not None:
                 self.ema.update()
             self.task.objective.after_step(self.task.networks, self.step)

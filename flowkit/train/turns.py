@@ -51,9 +51,11 @@ class Turn:
         """True when the phase learns at ``step`` (from 0); ``last_step`` belongs to it."""
         return self.first <= step < self.end and step % self.phase.every == 0
 
-    def schedule(self, step: int, name: ScheduleName, warmup: int, floor: float) -> float:
+    def schedule(self, step: int, name: ScheduleName, warmup: int, floor: float, elapsed: float = 0.0) -> float:
         """Set and return the learning rate; warm-up and decay run over the phase's own steps."""
-        lr = self.lr * factor(name, step - self.first, steps=self.end - self.first, warmup=warmup, floor=floor)
+        lr = self.lr * factor(
+            name, step - self.first, steps=self.end - self.first, warmup=warmup, floor=floor, elapsed=elapsed
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         return lr
@@ -94,13 +96,13 @@ class Turns:
         """``train/<name>``, with the phase between where there are several."""
         return f"train/{name}" if len(self.turns) == 1 else f"train/{turn.phase.name}/{name}"
 
-    def step(self, step: int, share: Share, window: Window) -> None:
-        """One optimiser step of every phase that is due, on one global batch."""
+    def step(self, step: int, share: Share, window: Window, elapsed: float = 0.0) -> None:
+        """One optimiser step of every phase that is due, on one global batch; ``elapsed``: see :func:`factor`."""
         device = self.accelerator.device
         raws = [to_device(part.raw, device) for part in share.parts]
         for turn in self.due(step):
             self._let_learn(turn)
-            self.lr[self.tag(turn, "lr")] = turn.schedule(step, self.schedule, self.warmup, self.floor)
+            self.lr[self.tag(turn, "lr")] = turn.schedule(step, self.schedule, self.warmup, self.floor, elapsed)
             seed = mix_seed(self.seed, step) if turn.number == 0 else mix_seed(self.seed, step, turn.number)
             for number, (part, raw) in enumerate(zip(share.parts, raws, strict=True)):
                 last = number + 1 == len(raws)

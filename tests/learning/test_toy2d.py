@@ -69,8 +69,8 @@ def test_optimal_transport_in_the_batch_straightens_the_flow(toy2d: ModuleType) 
 @pytest.mark.slow
 def test_the_acceptance_of_the_card(toy2d: ModuleType) -> None:
     runs = [toy2d.compare(seed, 3000) for seed in range(3)]
-    for run in runs:
-        assert run["a_energy_ratio"] <= 1.5
-        assert run["b_nll_gap"] <= 0.05
-    # 0.85 is the card's figure, never run before it; see benchmarks/toy2d.py for what was measured.
-    assert sum(run["c_nfe_ratio"] for run in runs) / len(runs) <= 0.88
+    mean = {key: sum(run[key] for run in runs) / len(runs) for key in ("a_energy_ratio", "c_nfe_ratio")}
+    # Measured: (a) 1.09, 1.48, 1.17; (b) 0.026, 0.032, 0.031; (c) 0.80, 0.88, 0.79.
+    assert mean["a_energy_ratio"] <= 1.5
+    assert max(run["b_nll_gap"] for run in runs) <= 0.05
+    assert mean["c_nfe_ratio"] <= 0.85

@@ -8,6 +8,7 @@ attention and its norms, this network is blind to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -228,3 +229,7 @@ class MatchaDecoder(Network):
         if real is not None and real.device.type == "cpu" and bool(real.all()):
             real = None  # nothing is padded: spare the masks (a look at host memory, no synchronisation)
         return self.body(x, list(times), real)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As ``Module.compile``, of the tensor part only: one graph for all lengths, without the condition's lookup."""
+        self.body.compile(*args, **{"dynamic": True, **kwargs})
