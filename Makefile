@@ -48,8 +48,12 @@ lint: $(VENV)/.dev  ## Style, types and the direction of imports
 bench: $(VENV)/.bench  ## The benchmarks that run on a CPU in minutes (tables on screen, JSON in benchmarks/out/)
 	$(BIN)/python benchmarks/run_all.py
 
+docs: $(BIN)/python  ## The pages of docs/ as a web site in site/
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5'
+	$(BIN)/mkdocs build --strict
+
 wheel-check: $(BIN)/python  ## Build the wheel, install it in a fresh environment, speak
 	bash .ci/wheel_check
 
 clean:  ## Remove what was built (not .venv, not runs)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ from torch import Tensor
 if not __package__:  # started as a script: the root of the repository holds the modules
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from flowkit import atomic
 from flowkit.errors import UserError
 
 FRAMES = 432
@@ -77,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result["machine"] = machine(args.device)
     print(json.dumps(result["machine"]))
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        atomic.write_json(args.out, result)
     return 0
 
 

@@ -9,9 +9,7 @@ where they are installed (in an environment of their own: they pull in a second 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import platform
 import statistics
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowkit import atomic
 from flowkit.couplings import Batch
 from flowkit.objectives import FlowMatching
 from flowkit.paths import LinearPath, TrigonometricPath
@@ -127,10 +126,7 @@ def main() -> None:
             print(f"{what:>14} {name:>7}  {figures}{late}")
     machine = platform.processor() or platform.machine()
     result = {"limit": LIMIT, "torch": torch.__version__, "machine": machine, "ratios": table}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    part = arguments.out.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, arguments.out)
+    atomic.write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

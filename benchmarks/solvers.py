@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import platform
 import statistics
@@ -26,6 +25,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from flowkit import atomic
 from flowkit.cond import Cond
 from flowkit.fields.field import Evaluation, Field
 from flowkit.solvers.controllers import FixedSteps, Tolerance
@@ -288,10 +288,7 @@ def main() -> None:
     }
     print(report(results))
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = arguments.out.with_name(arguments.out.name + ".tmp")
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
-        os.replace(temporary, arguments.out)
+        atomic.write_json(arguments.out, results)
 
 
 if __name__ == "__main__":

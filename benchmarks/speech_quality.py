@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
-import os
 import random
 import sys
 import time
@@ -42,6 +40,7 @@ from domains.speech import audio
 from domains.speech.data.corpus import cache_root
 from domains.speech.data.prompts import Prompts
 from domains.speech.vocoder import GriffinLim, Vocoder
+from flowkit import atomic
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,12 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in extra.items():
         print(f"{name}: {value}")
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_suffix(".tmp")
         machine = {"torch": torch.__version__, "date": dt.date.today().isoformat()}
         content = {"model": args.model, **machine, "rows": [row.as_dict() for row in rows], **extra}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.out)
+        atomic.write_json(args.out, content)
     return 0
 
 

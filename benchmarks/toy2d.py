@@ -12,8 +12,6 @@ flow-matching card).
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
 import statistics
 import time
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 
+from flowkit import atomic
 from flowkit.cond import Cond
 from flowkit.couplings import Batch
 from flowkit.likelihood import log_likelihood
@@ -129,10 +128,7 @@ def main() -> None:
         print(" ".join(f"{value:>12.4g}" for value in row))
     machine = platform.processor() or platform.machine()
     result = {"steps": arguments.steps, "torch": torch.__version__, "machine": machine, "runs": runs}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    part = arguments.out.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, arguments.out)
+    atomic.write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

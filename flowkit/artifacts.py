@@ -8,23 +8,22 @@ EMA weights where the training kept them), ``flowkit.json`` (format version, plu
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowkit import atomic
 from flowkit.config import plugins
 from flowkit.config.overrides import Override
 from flowkit.config.recipe import Recipe, parse_recipe
 from flowkit.config.yamlfile import read_yaml
 from flowkit.data import DataSource
 from flowkit.errors import UserError, nearest
+from flowkit.model_card import Card, model_card
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 from flowkit.version import __version__
@@ -32,30 +31,6 @@ from flowkit.version import __version__
 #: Version of the folder's format; a newer one is refused, older ones are read.
 FORMAT = 1
 CONFIG, WEIGHTS, INFO, CARD = "config.yaml", "model.safetensors", "flowkit.json", "README.md"
-
-
-@dataclass(frozen=True)
-class Card:
-    """What people should know about a model; becomes README.md.
-
-    Args:
-        title: one line.
-        summary: what it does, for whom.
-        data: where the data is from, who made it, under which licence.
-        licence: of the weights (follows the data).
-        metrics: name -> value, on the split that ``split`` names.
-        nfe: network calls per sample for those metrics, or None.
-        limits: what it cannot do.
-    """
-
-    title: str = "A FlowKit model"
-    summary: str = ""
-    data: str = ""
-    licence: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    split: str = "validation"
-    nfe: float | None = None
-    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +83,7 @@ def save_pretrained(
     Raises:
         UserError: the folder holds something else, or cannot be written (a full disk); nothing is left behind.
     """
-    from safetensors.torch import save_file
+    from safetensors import SafetensorError
 
     folder, card = Path(folder), card or Card()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INFO).is_file())):
@@ -123,30 +98,18 @@ def save_pretrained(
         "statistics": dict(statistics or {}),
         **asdict(card),
     }
-    temporary: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+
+    def fill(temporary: Path) -> None:
         (temporary / CONFIG).write_text(recipe.dump(), encoding="utf-8")
-        save_file(_plain_state(state), temporary / WEIGHTS, metadata={"format": "pt", "flowkit": str(FORMAT)})
+        atomic.write_tensors(temporary / WEIGHTS, state, {"format": "pt", "flowkit": str(FORMAT)})
         (temporary / INFO).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (temporary / CARD).write_text(model_card(card, recipe, info), encoding="utf-8")
-        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide the model from others
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except Exception as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(f"{folder}: the model cannot be written: {plugins.one_line(error)}") from error
-        raise
+        (temporary / CARD).write_text(model_card(card, recipe.name, info), encoding="utf-8")
+
+    try:
+        atomic.write_folder(folder, fill, replace=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: the model cannot be written: {plugins.one_line(error)}") from error
     return folder
-
-
-def _plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU: tied weights share memory, which the format does not allow."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
 def find_run(name: str | Path) -> Path:
@@ -300,22 +263,3 @@ def _load_weights(task: Task, path: Path) -> None:
             shapes = f"{key} has shape {tuple(tensor.shape)}, the task wants {tuple(wanted[key].shape)}"
             raise UserError(f"{path} does not fit its recipe: {shapes}")
     task.load_state_dict(stored)
-
-
-def model_card(card: Card, recipe: Recipe, info: Mapping[str, Any]) -> str:
-    """The README.md of a model folder."""
-    lines = [f"# {card.title}", ""]
-    if card.summary:
-        lines += [card.summary, ""]
-    lines += ["| | |", "|---|---|", f"| task | {info['task']} |", f"| parameters | {info['parameters']:,} |"]
-    lines += [f"| made with | FlowKit {info['flowkit']}, recipe {recipe.name} (config.yaml) |"]
-    lines += [f"| licence of the weights | {card.licence or 'not stated'} |", ""]
-    lines += ["## Data", "", card.data or "not stated", ""]
-    if card.metrics:
-        calls = f", {card.nfe:g} network calls a sample" if card.nfe is not None else ""
-        lines += [f"## Metrics ({card.split} split{calls})", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()] + [""]
-    if card.limits:
-        lines += ["## Limits", "", card.limits, ""]
-    lines += ["## Use", "", "```python", "import flowkit", 'pipeline = flowkit.load("THIS FOLDER")', "```", ""]
-    return "\n".join(lines)

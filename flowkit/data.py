@@ -14,14 +14,15 @@ RawBatch = dict[str, Any]
 
 
 def padded_length(length: int, multiple: int) -> int:
-    """``length`` rounded up so that few shapes remain: to a multiple, which grows to a quarter of the power of two
-    below a long length.
+    """``length`` rounded up so that few shapes remain: to a multiple of ``multiple`` in steps that grow to a quarter
+    of the power of two below a long length.
 
-    With ``multiple`` 1 the length stays.
+    With ``multiple`` 1 (or 0) the length stays.
     """
     if multiple <= 1:
         return length
-    step = max(multiple, 1 << max(length.bit_length() - 3, 0))
+    quarter = 1 << max(length.bit_length() - 3, 0)
+    step = -(-quarter // multiple) * multiple
     return -(-length // step) * step
 
 

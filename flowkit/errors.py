@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -19,3 +21,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     guess = next((n for n in names if close and n.lower() == close[0].lower()), None)
     listing = "known: " + ", ".join(names) if names else "none is known"
     return f"did you mean {guess!r}? ({listing})" if guess else listing
+
+
+@contextmanager
+def writing(path: Path, what: str = "") -> Iterator[None]:
+    """Tell why ``path`` cannot be written (no such folder, no right, disk full): an ``OSError`` becomes a
+    :class:`UserError`. ``what`` names the content: ``"prepared data to "``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {what}{path}: {error.strerror or error}") from error

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 import wave
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowkit.errors import UserError
+from flowkit import atomic, errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: nobody ever sees half a file.
-
-    Raises:
-        UserError: the file cannot be written (no such folder, no right, disk full).
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            write(file)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return path
-
-
 def _with_suffix(stem: Path, suffix: str) -> Path:
     # Not Path.with_suffix: a stem such as "step-0.5" has a dot of its own.
     return stem if stem.suffix == suffix else stem.with_name(stem.name + suffix)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    with errors.writing(path):
+        atomic.write_bytes(path, content)
+    return path
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,9 @@ class Picture:
         """Write a PNG."""
         from matplotlib.image import imsave
 
-        return write_atomically(_with_suffix(stem, ".png"), lambda file: imsave(file, self.pixels, format="png"))
+        file = io.BytesIO()
+        imsave(file, self.pixels, format="png")
+        return _write(_with_suffix(stem, ".png"), file.getvalue())
 
 
 @dataclass(frozen=True)
@@ -91,15 +77,13 @@ class Sound:
     def save(self, stem: Path) -> Path:
         """Write a WAV of 16 bits; louder samples are clipped."""
         pcm = np.round(np.clip(np.nan_to_num(self.samples), -1.0, 1.0) * 32767.0).astype("<i2")
-
-        def write(file: BinaryIO) -> None:
-            with wave.open(file, "wb") as out:
-                out.setnchannels(1)
-                out.setsampwidth(2)
-                out.setframerate(self.rate)
-                out.writeframes(pcm.tobytes())
-
-        return write_atomically(_with_suffix(stem, ".wav"), write)
+        file = io.BytesIO()
+        with wave.open(file, "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(self.rate)
+            out.writeframes(pcm.tobytes())
+        return _write(_with_suffix(stem, ".wav"), file.getvalue())
 
 
 @dataclass(frozen=True)
@@ -114,6 +98,4 @@ class Text:
 
     def save(self, stem: Path) -> Path:
         """Write UTF-8 with a newline at the end."""
-        return write_atomically(
-            _with_suffix(stem, ".txt"), lambda file: file.write((self.text.rstrip("\n") + "\n").encode())
-        )
+        return _write(_with_suffix(stem, ".txt"), (self.text.rstrip("\n") + "\n").encode())

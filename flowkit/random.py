@@ -56,9 +56,8 @@ def _mix_tensor(seed: Tensor, *parts: int) -> Tensor:
 class Rows:
     """Keyed draws for the rows ``first .. first + n`` of a global batch of ``total`` rows.
 
-    ``seed`` already holds (seed, step), see :func:`mix_seed`; as a 0-d int64 tensor it may change between the
-    replays of a
-    captured program, with the same draws as the integer. ``draws`` counts the calls, so two draws of one step
+    ``seed`` already holds (seed, step), see :func:`mix_seed`; as a 0-d int64 tensor it may change between the replays
+    of a captured program, with the same draws as the integer. ``draws`` counts the calls, so two draws of one step
     differ.
     """
 

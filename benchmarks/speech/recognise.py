@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from flowkit import atomic
 
 RATE = 16_000
 SILENCE = 0.2
@@ -55,11 +55,7 @@ class AnswerCache:
         """Store ``answer`` atomically."""
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(answer, file)
-        os.replace(name, self.folder / f"{key}.json")
+        atomic.write_json(self.folder / f"{key}.json", answer)
 
 
 class OpenVocabulary:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowkit.errors import UserError
+from flowkit import atomic
+from flowkit.errors import UserError, writing
 
 #: Suffixes of raw G.722, which carries no header: always 16 kHz, mono, half a byte per sample.
 _G722 = {".g722", ".722"}
 _G722_RATE = 16_000
-_G722_SAMPLES_PER_BYTE = 2
 
 #: Where a table names a file without its suffix, these are tried in order.
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".g722")
@@ -173,35 +171,21 @@ def write(path: str | Path, wave: Float[Tensor, " samples"], sample_rate: int, *
     if path.suffix.lower() not in (".wav", ".flac"):
         raise UserError(f"cannot write audio as {path.name!r}: the name must end in .wav or .flac")
     samples = wave.detach().to("cpu", torch.float32).clamp(-1.0, 1.0).numpy()
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        _write_samples(temporary, samples, sample_rate, subtype)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    with writing(path):
+        atomic.write(path, lambda temporary: _write_samples(temporary, samples, sample_rate, subtype))
     return path
 
 
-def _write_samples(path: str, samples: np.ndarray, sample_rate: int, subtype: str) -> None:
+def _write_samples(path: Path, samples: np.ndarray, sample_rate: int, subtype: str) -> None:
     try:
         import soundfile
     except ImportError:
         # The standard library writes what every player reads, so speaking needs no extra package.
-        if not path.lower().endswith(".wav") or subtype != "PCM_16":
+        if path.suffix.lower() != ".wav" or subtype != "PCM_16":
             raise _install("soundfile", f"writing {subtype} audio") from None
         import wave as riff
 
-        with riff.open(path, "wb") as file:
+        with riff.open(str(path), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(sample_rate)

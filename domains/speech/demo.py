@@ -157,7 +157,7 @@ def report(out: Path, page: Path, spoken: list[dict[str, Any]], elapsed: float) 
 
 def write_page(out: Path, spoken: list[dict[str, Any]]) -> Path:
     """One HTML page that plays the sounds and shows the pictures; written whole or not at all."""
-    from flowkit.train import atomic
+    from flowkit import atomic
 
     sections = []
     for said in spoken:

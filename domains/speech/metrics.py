@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -34,10 +33,3 @@ def deviation_ratio(
 def duration_ratio(predicted: Float[Tensor, "b n"], true: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
     """Predicted frames of all tokens over true ones: how much too long the speech is."""
     return predicted.sum() / true.sum().clamp_min(1)
-
-
-def alignment_agreement(
-    found: Int[Tensor, "b n"], true: Int[Tensor, "b n"], keep: Bool[Tensor, "b n"]
-) -> Float[Tensor, ""]:
-    """Share of the kept tokens whose durations are exactly the true ones."""
-    return (found == true)[keep].float().mean() if bool(keep.any()) else torch.zeros(())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from flowkit import atomic
 from flowkit.cli import options
+from flowkit.errors import writing
 
 EXAMPLE = "example:\n  flowkit evaluate runs/mixture --split test --steps 4 --json"
 
@@ -23,8 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
-    import json
-    import os
     from pathlib import Path
 
     loaded = options.load_run(args, with_data=True)
@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         target = Path(args.out)
         options.output_folder(target.parent)
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        with writing(target):
+            atomic.write_json(target, result)
     if args.json:
         options.print_json(result)
     else:

@@ -7,8 +7,9 @@ import keyword
 import re
 from pathlib import Path
 
+from flowkit import atomic
 from flowkit.cli import options
-from flowkit.errors import UserError
+from flowkit.errors import UserError, writing
 
 EXAMPLE = """example:
   flowkit new method late-weighting
@@ -30,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files, all or none."""
-    from flowkit.cli import templates
+    from flowkit.cli import domain_template, method_template
 
     module = re.sub(r"[-\s]+", "_", args.name).lower()
     if not module.isidentifier() or keyword.iskeyword(module) or not re.match("[a-z]", module):
         raise UserError(f"{args.name!r} cannot name a {args.kind}: start with a letter, then letters, digits, - and _")
     names = {"MODULE": module, "CLASS": "".join(part.capitalize() for part in module.split("_"))}
-    files = templates.method(module) if args.kind == "method" else templates.domain(module)
+    files = (method_template if args.kind == "method" else domain_template).files(module)
     root = options.output_folder(args.out)
     for relative in files:
         if (root / relative).exists():
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
         for key, value in names.items():
             text = text.replace(f"@{key}@", value)
         target = root / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        with writing(target):
+            atomic.write_text(target, text)
         written.append(str(target))
     plugin = root / (f"{module}.py" if args.kind == "method" else module)
     recipe = root / (f"{module}.yaml" if args.kind == "method" else Path(module) / "recipes" / "smoke.yaml")

@@ -29,7 +29,6 @@ from flowkit.objectives.objective import Loss, Networks, Objective
 from flowkit.paths.linear import LinearPath
 from flowkit.paths.path import Path, Point
 from flowkit.random import RandomSource, uniform
-from flowkit.solvers.controllers import FixedSteps
 from flowkit.solvers.solve import solve
 from flowkit.solvers.solver import Solution
 from flowkit.sources.gaussian import Gaussian
@@ -208,7 +207,7 @@ class FlowMatching(Objective):
             field,
             state,
             solver=sampler.solver,
-            controller=sampler.controller or FixedSteps(sampler.steps, sampler.grid),
+            controller=sampler.stepping(),
             span=span,
             cond=cond,
             max_evaluations=sampler.max_evaluations,

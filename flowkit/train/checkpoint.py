@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from flowkit import atomic
 from flowkit.errors import UserError
-from flowkit.train import atomic
 
 SEAL = "complete.json"
 
@@ -85,11 +85,6 @@ class Checkpoints:
             return None
         step = (min if self.mode == "min" else max)(scores, key=lambda s: (scores[s], s))
         return step, scores[step]
-
-    def improves(self, score: float) -> bool:
-        """True when ``score`` is better than that of every checkpoint."""
-        best = self.best()
-        return best is None or (score < best[1] if self.mode == "min" else score > best[1])
 
     def save(self, step: int, fill: Callable[[Path], None], *, score: float | None = None, **notes: Any) -> Path:
         """Write one checkpoint: ``fill`` writes into the empty folder that it is given (through ``atomic``).

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowkit.train import atomic
+from flowkit import atomic
 
 
 class Metrics:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from flowkit import atomic
 from flowkit.errors import UserError
-from flowkit.train import atomic
 from flowkit.train.loader import Share
 
 

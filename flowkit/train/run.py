@@ -1,26 +1,26 @@
-"""One training run: the loop, and what happens around it."""
+"""One training run: put together or taken up, trained by the :class:`Loop`, summed up."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from flowkit import atomic
 from flowkit.data import DataSource
-from flowkit.errors import UserError, nearest
+from flowkit.errors import UserError
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
-from flowkit.train import atomic, engine, nonfinite, random_state, run_state, summary
+from flowkit.train import engine, random_state, run_state, summary
 from flowkit.train.checkpoint import Checkpoints
 from flowkit.train.ema import EMA
-from flowkit.train.evaluation import task_metrics, validation_loss
 from flowkit.train.graphs import StepGraphs
-from flowkit.train.loader import Loader, Share
+from flowkit.train.loader import Loader
+from flowkit.train.loop import Loop
 from flowkit.train.metrics import Metrics
 from flowkit.train.progress import Progress
 from flowkit.train.signals import StopSignals
@@ -85,8 +85,7 @@ class Run:
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
         notes = [] if found is None else self._take_up(found[1])
-        self.start = self.step
-        self.ending: Literal["signal", "time"] | None = None
+        self._began = time.monotonic() - self.seconds
         self._prepare_folder()
         writes = self.main and not dry_run
         self.metrics = Metrics(folder if writes else None, start=self.step, tensorboard=trainer.tensorboard)
@@ -126,7 +125,7 @@ class Run:
         self.window = Window(saved["window"])
         if self.accelerator.scaler is not None and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        now = self._conditions()
+        now = self.conditions()
         differences = [
             f"{name} was {before}, is {now.get(name)}"
             for name, before in saved["conditions"].items()
@@ -134,7 +133,7 @@ class Run:
         ]
         return [f"going on from step {self.step}"] + [f"not the same run: {text}" for text in differences]
 
-    def _conditions(self) -> dict[str, Any]:
+    def conditions(self) -> dict[str, Any]:
         """What must stay equal for a resumed run to equal an undisturbed one."""
         trainer = self.trainer
         return {
@@ -154,18 +153,21 @@ class Run:
         if not self.dry_run:
             self.best = self.checkpoints.best()
 
-    # The loop
+    # The training and its end
+
+    def elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return time.monotonic() - self._began
 
     def go(self) -> dict[str, Any]:
         """Train to the end, or to the first signal, and return the summary."""
-        status, began = "failed", time.monotonic()
-        seconds_before = self.seconds
+        status, self._began = "failed", time.monotonic() - self.seconds
         try:
             with StopSignals() as stop, closing(iter(self.loader)) as shares:
-                self._loop(shares, stop, began, seconds_before)
+                ending = Loop(self, stop).go(shares)
             told = stop.received or "a signal to another process"
             status = f"stopped by {told}" if self.step < self.trainer.steps else "finished"
-            if self.ending == "time":
+            if ending == "time":
                 status = f"finished: trainer.seconds ({self.trainer.seconds:g}) are over"
         except UserError as error:
             status = f"failed: {error}"
@@ -176,7 +178,7 @@ class Run:
             status = f"failed: the disk of {self.folder} is full: free some space, then go on with --resume last"
             raise UserError(status.removeprefix("failed: ")) from error
         finally:
-            self.seconds = seconds_before + time.monotonic() - began
+            self.seconds = self.elapsed()
             for parameter in self.named.values():
                 parameter.requires_grad_(True)
             self.progress.close()
@@ -189,170 +191,6 @@ class Run:
             self.ema.copy_to_weights()
         self.task.eval()
         return self._summary(status)
-
-    def _loop(self, shares: Iterator[Share], stop: StopSignals, began: float, seconds_before: float) -> None:
-        trainer = self.trainer
-        clock, waited, steps = time.perf_counter(), 0.0, 0
-        self.task.train()
-        while self.step < trainer.steps:
-            asked = time.perf_counter()
-            share = next(shares)
-            waited += time.perf_counter() - asked
-            gone = seconds_before + time.monotonic() - began
-            self.turns.step(self.step, share, self.window, gone / trainer.seconds if trainer.seconds > 0 else 0.0)
-            if self.ema is not None:
-                self.ema.update()
-            self.task.objective.after_step(self.task.networks, self.step)
-            self.step += 1
-            steps += 1
-            ending = self._ending(stop, 0 < trainer.seconds <= seconds_before + time.monotonic() - began)
-            last = ending is not None or self.step == trainer.steps
-            # The end of the time is looked at like the last step; a signal wants to be gone.
-            told = ending == "signal"
-            evaluates = not told and self._is_due(trainer.evaluate_every, last)
-            presents = not told and self._is_due(trainer.sample_every, last)
-            saves = last or (trainer.checkpoint_every > 0 and self.step % trainer.checkpoint_every == 0)
-            if self.step % trainer.log_every == 0 or last:
-                self._check()
-                self._log(steps, time.perf_counter() - clock, waited, last=last)
-                clock, waited, steps = time.perf_counter(), 0.0, 0
-            if not (evaluates or presents or saves):
-                continue
-            paused = time.perf_counter()
-            self._check()
-            self.seconds = seconds_before + time.monotonic() - began
-            score = self._evaluate() if evaluates else None
-            if presents:
-                self._present()
-            if saves or self._improves(score):
-                self._save(score)
-            clock += time.perf_counter() - paused
-            if ending is not None:
-                self.ending = ending
-                return
-
-    def _is_due(self, every: int, last: bool) -> bool:
-        return every > 0 and (self.step % every == 0 or last)
-
-    def _ending(self, stop: StopSignals, out_of_time: bool) -> Literal["signal", "time"] | None:
-        """Whether a process was told to stop or ran out of time. All must stop at the same step, and asking each
-        other costs time."""
-        wishes = [stop.received is not None, out_of_time]
-        if self.accelerator.num_processes > 1:
-            if self.step % min(self.trainer.log_every, 20) != 0:
-                return None
-            asked = torch.tensor(wishes, dtype=torch.float32, device=self.device)
-            wishes = (torch.as_tensor(self.accelerator.reduce(asked, reduction="sum")) > 0).tolist()
-        return "signal" if wishes[0] else "time" if wishes[1] else None
-
-    def _check(self) -> None:
-        """Fetch the losses; where one is not finite, write its batch and stop."""
-        broken = self.window.fetch(self.accelerator)
-        if not broken:
-            return
-        step, values = next(iter(broken.items()))
-        written = None
-        if not self.dry_run:
-            # The order is a function of the step: the batch is read once more, exactly.
-            share = self.loader.share(*self.loader.locate(self.step - step))
-            written = nonfinite.write_batch(self.folder, step + 1, self.accelerator.process_index, share)
-        steps = self.checkpoints.steps()
-        raise nonfinite.stop(step, values, written, steps[-1] if steps else None)
-
-    def _log(self, steps: int, seconds: float, waited: float, *, last: bool) -> None:
-        speed = steps * self.loader.total / max(seconds, 1e-9)
-        means = self.window.means()
-        times = {"time/step_s": seconds / steps, "time/data_s": waited / steps, "time/samples_per_s": speed}
-        self.metrics.record(self.step, {**means, **self.turns.lr, **times})
-        self.results |= means
-        losses = {name.removeprefix("train/"): v for name, v in means.items() if name.endswith("loss")}
-        self.progress.update(self.step, losses, speed, last=last)
-
-    # Now and then
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        return self.ema.swapped() if self.ema is not None else nullcontext()
-
-    def _evaluate(self) -> float | None:
-        """Judge the averaged weights; returns the score that chooses the best checkpoint."""
-        trainer, samples = self.trainer, self.samples["validation"]
-        if len(samples) == 0:
-            return None
-        self.task.eval()
-        limit = trainer.validation_batches * trainer.batch or None
-        with self._averaged(), random_state.untouched(self.device):
-            found = validation_loss(
-                self.accelerator, self.task, samples, phase=self.turns.turns[0].phase.name, step=self.step,
-                batch=trainer.batch, bucket=trainer.bucket, limit=trainer.validation_batches, seed=self.seed,
-                threads=trainer.prefetch,
-            )  # fmt: skip
-            found |= task_metrics(
-                self.accelerator, self.task, samples, sampler=self.sampler, seed=self.seed, limit=limit
-            )
-        self.task.train()
-        if trainer.best not in found:
-            raise UserError(f"trainer.best: no metric {trainer.best!r}; {nearest(trainer.best, found)}")
-        self.metrics.record(self.step, found)
-        self.results |= found
-        text = "  ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in found.items())
-        self.progress.note(f"step {self.step} evaluation: {text}")
-        return found[trainer.best]
-
-    def _improves(self, score: float | None) -> bool:
-        if score is None or score != score or self.dry_run:
-            return False
-        return self.best is None or (score < self.best[1] if self.trainer.mode == "min" else score > self.best[1])
-
-    def _present(self) -> None:
-        if not self.main:
-            return
-        samples = self.samples["validation"] if len(self.samples["validation"]) else self.samples["train"]
-        self.task.eval()
-        with self._averaged(), random_state.untouched(self.device), torch.no_grad():
-            shown = self.task.present(samples, sampler=self.sampler, seed=self.seed)
-        self.task.train()
-        if self.metrics.folder is None:
-            return
-        for name, presentation in shown.items():
-            if (writer := self.metrics.writer) is not None:
-                presentation.to_tensorboard(writer, f"samples/{name}", self.step)
-            stem = self.folder / "samples" / f"step{self.step:08d}-{name}"
-            stem.parent.mkdir(exist_ok=True)
-            presentation.save(stem)
-
-    def _save(self, score: float | None) -> None:
-        if self.dry_run:
-            return
-        from accelerate.utils import broadcast_object_list
-
-        random = run_state.gather_random(self.accelerator)
-        scaler = self.accelerator.scaler
-        trainer = {
-            "step": self.step, "seconds": self.seconds, "position": self.loader.state(),
-            "window": self.window.fetched, "results": self.results, "conditions": self._conditions(),
-            "ema_updates": 0 if self.ema is None else self.ema.updates,
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }  # fmt: skip
-        trouble: list[str] = [""]
-        if self._improves(score) and score is not None:
-            self.best = (self.step, score)
-        if self.main:
-            try:
-                self.checkpoints.save(
-                    self.step,
-                    lambda folder: run_state.write(
-                        folder, task=self.task, named=self.named, ema=self.ema, turns=self.turns.turns, random=random,
-                        trainer=trainer, recipe_text=self.recipe_text,
-                    ),
-                    score=score if score == score else None,
-                    metric=self.trainer.best,
-                )  # fmt: skip
-            except UserError as error:
-                trouble = [str(error)]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(trouble)
-        if trouble[0]:
-            raise UserError(trouble[0])
 
     def _summary(self, status: str) -> dict[str, Any]:
         turns = {turn.phase.name: sum(p.numel() for p in turn.parameters) for turn in self.turns.turns}
@@ -370,6 +208,6 @@ class Run:
             "seconds": self.seconds,
             "peak_memory_mb": summary.peak_memory_mb(self.device),
             "device": summary.device_name(self.device),
-            "conditions": self._conditions(),
+            "conditions": self.conditions(),
             "versions": summary.versions(),
         }

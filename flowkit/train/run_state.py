@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from flowkit import atomic
 from flowkit.errors import UserError
 from flowkit.tasks import Task
-from flowkit.train import atomic, optimiser_state, random_state
+from flowkit.train import optimiser_state, random_state
 from flowkit.train.checkpoint import load_json
 from flowkit.train.ema import EMA
 from flowkit.train.turns import Turn

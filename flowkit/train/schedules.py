@@ -3,8 +3,8 @@
 With w warm-up steps, T steps in all and the floor f: factor(s) = (s + 1) / w for s < w; then, with
 p = (s - w) / (T - w), 1 (constant), f + (1 - f) (1 + cos(pi p)) / 2 (cosine; Loshchilov and Hutter, arXiv 1608.03983)
 or f + (1 - f) (1 - p) (linear).
-A pure function of the step, so there is nothing to save for resuming. Where the training ends by the clock, the share of
-its time that is gone decides p when that is larger.
+A pure function of the step, so there is nothing to save for resuming. Where the training ends by the clock, the share
+of its time that is gone decides p when that is larger.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import flowkit
-from flowkit.artifacts import CARD, CONFIG, INFO, WEIGHTS, Card, from_pretrained, save_pretrained
+from flowkit.artifacts import CARD, CONFIG, INFO, WEIGHTS, from_pretrained, save_pretrained
 from flowkit.config import plugins
 from flowkit.config.plugins import Plugin
 from flowkit.errors import UserError
+from flowkit.model_card import Card
 from flowkit.solvers.heun import Heun
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import wave
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from flowkit.errors import UserError
-from flowkit.present import Picture, Sound, Text, write_atomically
+from flowkit.present import Picture, Sound, Text
 
 
 def test_a_sound_is_what_was_written(tmp_path: Path) -> None:
@@ -42,13 +43,14 @@ def test_a_text_ends_with_a_newline(tmp_path: Path) -> None:
 def test_nothing_half_written_stays(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     Text("old").save(target)
-
-    def fail(file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match=r"cannot write .*a.txt: No space left on device"):
-        write_atomically(target, fail)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # As on a full disk: what is written beyond the limit fails.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(UserError, match=r"cannot write .*a.txt: File too large"):
+            Text("long " * 1000).save(target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert target.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     with pytest.raises(UserError, match="cannot write"):

@@ -57,6 +57,16 @@ def test_moments(generator: Rows | torch.Generator, dtype: torch.dtype) -> None:
     assert abs(float(signs.mean())) < 5.0 / math.sqrt(n * d)
 
 
+@pytest.mark.parametrize("seed", [0, 1, mix_seed(3, 4), 2**63 - 1, -5])
+def test_a_seed_in_a_tensor_draws_what_the_integer_draws(seed: int) -> None:
+    number, tensor = Rows(seed, 2, 8), Rows(torch.tensor(seed, dtype=torch.int64), 2, 8)
+    for _ in range(2):  # the count of the draws goes into the key
+        for draw in (uniform, normal):
+            assert torch.equal(draw((3, 4, 5), number), draw((3, 4, 5), tensor))
+        assert torch.equal(stratified(3, number), stratified(3, tensor))
+        assert torch.equal(rademacher_like(torch.empty(3, 2), number), rademacher_like(torch.empty(3, 2), tensor))
+
+
 def test_uniform_keeps_away_from_both_ends() -> None:
     """The largest and the smallest pattern of bits, in float32."""
     from flowkit.random import _unit

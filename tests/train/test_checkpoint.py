@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flowkit import atomic
 from flowkit.errors import UserError
-from flowkit.train import atomic
 from flowkit.train.checkpoint import Checkpoints
 
 

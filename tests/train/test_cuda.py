@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_training import ToyData, ToyTask, records, settings, train
+from toy_training import ToyData, ToySamples, ToyTask, records, settings, train
 
+from flowkit.data import RawBatch, padded_length
 from flowkit.solvers.sampler import Sampler
 from flowkit.train.run import Run
 
@@ -58,3 +61,44 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path: Path) -> None:
         torch.cuda.set_sync_debug_mode("default")
         shares.close()
     assert run.window.fetch(run.accelerator) == {}
+
+
+class PaddedSamples(ToySamples):
+    """Every batch is padded to its longest sample, as sounds are."""
+
+    def batch(self, indices: Sequence[int]) -> RawBatch:
+        raw = super().batch(indices)
+        longest = int(self.lengths()[list(indices)].max())  # pyright: ignore[reportOptionalSubscript]
+        return {**raw, "frames": torch.zeros(len(raw["x"]), padded_length(longest, self.pad_multiple))}
+
+
+class PaddedData(ToyData):
+    def split(self, name: str) -> ToySamples:
+        return PaddedSamples(self.n if name == "train" else self.held_out, 1, lengths=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_captured_steps_learn_what_launched_ones_learn(tmp_path: Path, precision: str) -> None:
+    """No dropout: a captured program draws it from another place of the stream."""
+    losses: dict[str, list[float]] = {}
+    shapes = {padded_length(n, 8) for n in range(1, 65)}
+    for name, graphs, limit in (("launched", False, 0), ("captured", True, 96), ("some captured", True, 2)):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"precision": precision, "steps": 60, "log_every": 1, "graphs": graphs}
+        run = Run(
+            settings(**GPU, **options, evaluate_every=0, checkpoint_every=0), ToyTask(), PaddedData(n=320),
+            sampler=Sampler(), seed=0, folder=tmp_path / name, recipe_text="", resume=None, overfit_batch=False,
+            dry_run=False,
+        )  # fmt: skip
+        assert (run.turns.graphs is not None) == graphs
+        if run.turns.graphs is not None:
+            run.turns.graphs.limit = limit
+        run.go()
+        losses[name] = [r["train/loss"] for r in records(tmp_path / name)]
+        if run.turns.graphs is not None:
+            captured = len(run.turns.graphs._captured)
+            assert 2 <= captured <= min(limit, len(shapes)), "one program a shape, no more than allowed"
+    tolerance = {"fp32": 1e-4, "bf16": 2e-2}[precision]
+    assert len(losses["launched"]) == 60
+    assert losses["captured"] == pytest.approx(losses["launched"], rel=tolerance)
+    assert losses["some captured"] == pytest.approx(losses["launched"], rel=tolerance)

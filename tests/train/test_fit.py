@@ -273,3 +273,9 @@ def test_training_ends_when_its_time_is_over_and_is_looked_at(tmp_path: Path) ->
     assert "are over" in summary["status"]
     assert "eval/loss" in summary["metrics"]
     assert (tmp_path / "checkpoints" / "last" / "model" / "model.safetensors").is_file()
+
+
+def test_graphs_without_a_gpu_train_as_always(tmp_path: Path) -> None:
+    for graphs in (False, True):
+        train(tmp_path / str(graphs), device="cpu", graphs=graphs)
+    assert records(tmp_path / "True") == records(tmp_path / "False")

@@ -101,6 +101,23 @@ def test_buckets_save_padding_and_still_mix() -> None:
     assert len(companions[0] & companions[1]) < 8
 
 
+def test_blurred_buckets_hold_every_sample_once_an_epoch_and_lengths_that_are_alike() -> None:
+    size, batch = 2048, 16
+    lengths = torch.randint(8, 800, (size,), generator=torch.Generator().manual_seed(0))
+
+    def spread(order: Order, epoch: int) -> torch.Tensor:
+        rows = torch.stack([order(epoch, i) for i in range(order.batches)])
+        assert rows.flatten().sort().values.tolist() == list(range(size))
+        return lengths[rows].amax(1) / lengths[rows].amin(1)
+
+    alike, any_length = Order(size, batch, 0, lengths.numpy(), 8), Order(size, batch, 0)
+    for epoch in range(3):
+        # The blur is +-15 %: two lengths that meet differ by 1.15 / 0.85 and what lies between neighbours.
+        assert spread(alike, epoch).median() < 1.5 < 5 < spread(any_length, epoch).median()
+    partners = [{frozenset(alike(epoch, i).tolist()) for i in range(alike.batches)} for epoch in range(2)]
+    assert not partners[0] & partners[1], "the same ones never meet twice"
+
+
 def test_the_same_batch_again_and_again() -> None:
     loader = Loader(ToySamples(50, 0), batch=8, seed=1, repeat=True)
     assert len({tuple(numbers(s)) for s in islice(loader, 12)}) == 1

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +25,9 @@ from domains.speech.data.prepared import FORMAT, SPLITS, PreparedReader
 from domains.speech.features import MelConfig, MelSpectrogram
 from domains.speech.phonemes import SYMBOLS, PhonemeKind, SymbolTable, make_phonemizer
 from domains.speech.text import split_of
+from flowkit import atomic
 from flowkit.data import Split
-from flowkit.errors import UserError
+from flowkit.errors import UserError, writing
 
 
 def cache_root() -> Path:
@@ -161,22 +160,13 @@ class SpeechData(PreparedReader):
         if (folder / "manifest.json").is_file():
             return
         self.config.check()
-        temporary: Path | None = None
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            self._build(temporary)
+        with writing(folder, "prepared data to "):
             try:
-                os.replace(temporary, folder)
+                atomic.write_folder(folder, self._build)
             except OSError:
                 # Another process was faster; its folder is as good.
                 if not (folder / "manifest.json").is_file():
                     raise
-        except OSError as error:
-            raise UserError(f"cannot write prepared data to {str(folder)!r}: {error.strerror or error}") from error
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
 
     def _build(self, folder: Path) -> None:
         from tqdm import tqdm
@@ -287,7 +277,6 @@ class SpeechData(PreparedReader):
         np.save(folder / "mel.npy", np.concatenate(mels))
         np.save(folder / "tokens.npy", np.concatenate([np.asarray(numbers, dtype=np.int32) for numbers in tokens]))
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
-        os.chmod(folder, 0o755)  # mkdtemp makes it private
 
 
 def _moments(mels: Sequence[np.ndarray]) -> tuple[float, float]:

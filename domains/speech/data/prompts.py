@@ -6,9 +6,7 @@ The packages ``asterisk-core-sounds-XX-g722`` (16 kHz) and ``asterisk-core-sound
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +21,7 @@ from domains.speech.data.debian import fetch, unpack
 from domains.speech.features import MelConfig
 from domains.speech.phonemes import PhonemeKind
 from domains.speech.text import strip_fragment
+from flowkit import atomic
 from flowkit.errors import UserError, nearest
 
 
@@ -163,15 +162,12 @@ class Prompts(SpeechData):
         name = f"asterisk-core-sounds-{language}"
         try:
             packages = fetch([name, f"{name}-g722"], root / "packages", instead=_INSTEAD)
-            with tempfile.TemporaryDirectory(prefix=".unpack.", dir=root) as temporary:
-                inner = Path(temporary) / "root"
-                for package in packages:
-                    unpack(package, inner)
-                try:
-                    os.replace(inner, folder)
-                except OSError:
-                    if not folder.is_dir():
-                        raise
+            try:
+                atomic.write_folder(folder, lambda inner: [unpack(package, inner) for package in packages])
+            except OSError:
+                # Another process was faster; its folder is as good.
+                if not folder.is_dir():
+                    raise
             shutil.rmtree(root / "packages" / "partial", ignore_errors=True)
         except OSError as error:
             raise UserError(f"cannot keep the recordings in {str(root)!r}: {error.strerror or error}") from error

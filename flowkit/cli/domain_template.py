@@ -1,112 +1,8 @@
-"""The files that ``flowkit new`` writes. ``@MODULE@`` and ``@CLASS@`` become the names."""
+"""The files that ``flowkit new domain`` writes. ``@MODULE@`` and ``@CLASS@`` become the names."""
 
 from __future__ import annotations
 
-_METHOD = '''"""@CLASS@: say in one sentence what it is, with the equation and the paper (title, arXiv id).
-
-Minimises E t^sharpness |v(x_t, t) - dx_t/dt|^2 as an example: with sharpness 0 it is flow matching.
-In FlowKit t = 0 is noise, t = 1 is data.
-"""
-
-from __future__ import annotations
-
-from typing import Any
-
-import torch
-
-from flowkit.couplings.coupling import Batch
-from flowkit.errors import UserError
-from flowkit.objectives.flow_matching import FlowMatching, squared_error
-from flowkit.objectives.objective import Loss, Networks
-from flowkit.random import RandomSource
-
-
-class @CLASS@(FlowMatching):
-    """Flow matching whose late times count more.
-
-    Args:
-        sharpness: exponent of the weight over time, at least 0.
-        base: what FlowMatching takes: path, source, coupling, times, prediction, ...
-    """
-
-    def __init__(self, *, sharpness: float = 1.0, **base: Any) -> None:
-        super().__init__(**base)
-        if sharpness < 0:
-            raise UserError(f"sharpness is {sharpness}: it must not be negative")
-        self.sharpness = sharpness
-
-    def loss(
-        self,
-        networks: Networks,
-        batch: Batch,
-        *,
-        phase: str = "main",
-        step: int = 0,
-        generator: RandomSource | None = None,
-    ) -> Loss:
-        """Mean over the batch of t^sharpness times the squared error of each sample."""
-        batch, point, weight, terms = self.draw(batch, generator)
-        output = networks.main((point.xt,), (point.t,), batch.cond)["v"]
-        error = squared_error(output, self.prediction.target(point, self.path), batch.loss_mask)
-        terms = {"flow": weight * point.t**self.sharpness * error, **terms}
-        return Loss(torch.stack([term.mean() for term in terms.values()]).sum(), terms)
-'''
-
-_METHOD_TEST = '''"""Tests of @CLASS@: its defining property, then that its recipe trains, saves, loads and samples."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-import torch
-
-import flowkit
-from flowkit.cli.main import main
-from flowkit.config.plugins import add_plugin_file
-
-HERE = Path(__file__).parent
-PLUGIN, RECIPE = HERE / "@MODULE@.py", HERE / "@MODULE@.yaml"
-add_plugin_file(PLUGIN)
-
-
-def losses(objective: str, *overrides: tuple[str, str]) -> torch.Tensor:
-    recipe = flowkit.load_recipe(RECIPE, [("task.objective", objective), *overrides])
-    built = recipe.build("task", "data")
-    raw = built.data.split("train").batch(range(256))
-    return built.task(raw, generator=torch.Generator().manual_seed(0)).terms["flow"]
-
-
-def test_without_sharpness_it_is_flow_matching():
-    torch.testing.assert_close(losses("@CLASS@", ("task.objective.sharpness", "0")), losses("FlowMatching"))
-
-
-def test_sharpness_lowers_the_weight_of_early_times():
-    ratio = losses("@CLASS@", ("task.objective.sharpness", "2")) / losses("FlowMatching")
-    assert ((ratio > 0) & (ratio < 1)).all()
-
-
-def test_its_recipe_trains_saves_loads_and_samples(tmp_path):
-    run = tmp_path / "run"
-    assert main(["train", str(RECIPE), "--out", str(run), "--trainer.steps", "3", "--trainer.device", "cpu"]) == 0
-    points = flowkit.load(run)(16)
-    assert points.shape == (16, 2)
-    assert points.isfinite().all()
-'''
-
-_METHOD_RECIPE = """# Two seconds on a CPU core: flowkit train @MODULE@.yaml --plugin @MODULE@.py
-description: @CLASS@ on eight Gaussians in the plane
-data: {class_path: MixtureData, init_args: {size: 10000, held_out: 500}}
-task:
-  class_path: PointsTask
-  init_args:
-    network: {class_path: MLP, init_args: {width: 64}}
-    objective: {class_path: @CLASS@, init_args: {sharpness: 1.0}}
-trainer: {steps: 200, batch: 256, lr: 1.0e-3, evaluate_every: 0, sample_every: 0, checkpoint_every: 0}
-sampler: {solver: Midpoint, steps: 10}
-seed: 0
-"""
-
-_DOMAIN_PLUGIN = '''"""What @MODULE@ offers to FlowKit. Light imports only: every help page reads this file."""
+_PLUGIN = '''"""What @MODULE@ offers to FlowKit. Light imports only: every help page reads this file."""
 
 from __future__ import annotations
 
@@ -123,7 +19,7 @@ plugin = Plugin(
 )
 '''
 
-_DOMAIN_DATA = '''"""Data of @MODULE@: one source a file. This one needs no download: sine waves of random phase."""
+_DATA = '''"""Data of @MODULE@: one source a file. This one needs no download: sine waves of random phase."""
 
 from __future__ import annotations
 
@@ -177,7 +73,7 @@ class @CLASS@Waves(DataSource):
         return {"waves": self.size, "mean": float(waves.mean()), "deviation": float(waves.std())}
 '''
 
-_DOMAIN_TASK = '''"""The task of @MODULE@: how data becomes x1, how it is measured and shown. It holds any objective."""
+_TASK = '''"""The task of @MODULE@: how data becomes x1, how it is measured and shown. It holds any objective."""
 
 from __future__ import annotations
 
@@ -188,6 +84,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowkit import atomic
 from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.data import RawBatch, Samples
@@ -271,13 +168,11 @@ class Table:
     def save(self, stem: Path) -> Path:
         """Write beside ``stem``."""
         path = stem.with_suffix(".csv")
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("\\n".join(",".join(f"{v:.5f}" for v in row) for row in self.rows.tolist()) + "\\n")
-        temporary.replace(path)
+        atomic.write_text(path, "\\n".join(",".join(f"{v:.5f}" for v in row) for row in self.rows.tolist()) + "\\n")
         return path
 '''
 
-_DOMAIN_RECIPE = """# Seconds on a CPU core: flowkit train @MODULE@/recipes/smoke.yaml --plugin @MODULE@
+_RECIPE = """# Seconds on a CPU core: flowkit train @MODULE@/recipes/smoke.yaml --plugin @MODULE@
 description: waves of @MODULE@, to see that everything works
 data: {class_path: @CLASS@Waves, init_args: {size: 500}}
 task:
@@ -290,7 +185,7 @@ sampler: {solver: Midpoint, steps: 5}
 seed: 0
 """
 
-_DOMAIN_TEST = '''"""The smoke recipe of @MODULE@ trains, saves, loads, is evaluated and samples."""
+_TEST = '''"""The smoke recipe of @MODULE@ trains, saves, loads, is evaluated and samples."""
 
 from __future__ import annotations
 
@@ -314,7 +209,7 @@ def test_smoke_recipe_trains_saves_loads_and_samples(tmp_path):
     assert len((out / "waves.csv").read_text().splitlines()) == 3
 '''
 
-_DOMAIN_README = """# @MODULE@
+_README = """# @MODULE@
 
 What is here: `data.py` (one source), `task.py` (network, task), `plugin.py` (what FlowKit finds), `recipes/`.
 
@@ -329,19 +224,14 @@ To be found without `--plugin`, publish an entry point in your pyproject.toml:
 """
 
 
-def method(module: str) -> dict[str, str]:
-    """Files of a method: relative path -> text with placeholders."""
-    return {f"{module}.py": _METHOD, f"test_{module}.py": _METHOD_TEST, f"{module}.yaml": _METHOD_RECIPE}
-
-
-def domain(module: str) -> dict[str, str]:
+def files(module: str) -> dict[str, str]:
     """Files of a domain: relative path -> text with placeholders."""
     return {
         f"{module}/__init__.py": "",
-        f"{module}/plugin.py": _DOMAIN_PLUGIN,
-        f"{module}/data.py": _DOMAIN_DATA,
-        f"{module}/task.py": _DOMAIN_TASK,
-        f"{module}/README.md": _DOMAIN_README,
-        f"{module}/recipes/smoke.yaml": _DOMAIN_RECIPE,
-        f"{module}/tests/test_{module}.py": _DOMAIN_TEST,
+        f"{module}/plugin.py": _PLUGIN,
+        f"{module}/data.py": _DATA,
+        f"{module}/task.py": _TASK,
+        f"{module}/README.md": _README,
+        f"{module}/recipes/smoke.yaml": _RECIPE,
+        f"{module}/tests/test_{module}.py": _TEST,
     }

@@ -1,0 +1,50 @@
+"""The model card: what people should know about trained weights, and its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Card:
+    """What people should know about a model; becomes README.md.
+
+    Args:
+        title: one line.
+        summary: what it does, for whom.
+        data: where the data is from, who made it, under which licence.
+        licence: of the weights (follows the data).
+        metrics: name -> value, on the split that ``split`` names.
+        nfe: network calls per sample for those metrics, or None.
+        limits: what it cannot do.
+    """
+
+    title: str = "A FlowKit model"
+    summary: str = ""
+    data: str = ""
+    licence: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    split: str = "validation"
+    nfe: float | None = None
+    limits: str = ""
+
+
+def model_card(card: Card, recipe: str, info: Mapping[str, Any]) -> str:
+    """The README.md of a model folder: the card, the recipe's name and what ``flowkit.json`` holds."""
+    lines = [f"# {card.title}", ""]
+    if card.summary:
+        lines += [card.summary, ""]
+    lines += ["| | |", "|---|---|", f"| task | {info['task']} |", f"| parameters | {info['parameters']:,} |"]
+    lines += [f"| made with | FlowKit {info['flowkit']}, recipe {recipe} (config.yaml) |"]
+    lines += [f"| licence of the weights | {card.licence or 'not stated'} |", ""]
+    lines += ["## Data", "", card.data or "not stated", ""]
+    if card.metrics:
+        calls = f", {card.nfe:g} network calls a sample" if card.nfe is not None else ""
+        lines += [f"## Metrics ({card.split} split{calls})", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()] + [""]
+    if card.limits:
+        lines += ["## Limits", "", card.limits, ""]
+    lines += ["## Use", "", "```python", "import flowkit", 'pipeline = flowkit.load("THIS FOLDER")', "```", ""]
+    return "\n".join(lines)

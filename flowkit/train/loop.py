@@ -1,0 +1,199 @@
+"""The loop of a training, with what it does now and then: logs, evaluations, presented samples, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from flowkit.errors import UserError, nearest
+from flowkit.train import nonfinite, random_state, run_state
+from flowkit.train.evaluation import task_metrics, validation_loss
+from flowkit.train.loader import Share
+from flowkit.train.signals import StopSignals
+
+if TYPE_CHECKING:
+    from flowkit.train.run import Run
+
+
+class Loop:
+    """Steps of ``run`` until its end, the end of its time or a signal.
+
+    Args:
+        run: what is trained; its step, results and best score are moved on.
+        stop: the signals received.
+    """
+
+    def __init__(self, run: Run, stop: StopSignals) -> None:
+        self.run, self.stop, self.trainer = run, stop, run.trainer
+        self.accelerator, self.task, self.device = run.accelerator, run.task, run.device
+
+    def go(self, shares: Iterator[Share]) -> Literal["signal", "time"] | None:
+        """Step on each of ``shares``; returns what ended the loop before its last step, if anything did."""
+        run, trainer = self.run, self.trainer
+        clock, waited, steps = time.perf_counter(), 0.0, 0
+        self.task.train()
+        while run.step < trainer.steps:
+            asked = time.perf_counter()
+            share = next(shares)
+            waited += time.perf_counter() - asked
+            gone = run.elapsed() / trainer.seconds if trainer.seconds > 0 else 0.0
+            run.turns.step(run.step, share, run.window, gone)
+            if run.ema is not None:
+                run.ema.update()
+            self.task.objective.after_step(self.task.networks, run.step)
+            run.step += 1
+            steps += 1
+            ending = self._ending(0 < trainer.seconds <= run.elapsed())
+            last = ending is not None or run.step == trainer.steps
+            # The end of the time is looked at like the last step; a signal wants to be gone.
+            told = ending == "signal"
+            evaluates = not told and self._is_due(trainer.evaluate_every, last)
+            presents = not told and self._is_due(trainer.sample_every, last)
+            saves = last or (trainer.checkpoint_every > 0 and run.step % trainer.checkpoint_every == 0)
+            if run.step % trainer.log_every == 0 or last:
+                self._check()
+                self._log(steps, time.perf_counter() - clock, waited, last=last)
+                clock, waited, steps = time.perf_counter(), 0.0, 0
+            if not (evaluates or presents or saves):
+                continue
+            paused = time.perf_counter()
+            self._check()
+            run.seconds = run.elapsed()
+            score = self._evaluate() if evaluates else None
+            if presents:
+                self._present()
+            if saves or self._improves(score):
+                self._save(score)
+            clock += time.perf_counter() - paused
+            if ending is not None:
+                return ending
+        return None
+
+    def _is_due(self, every: int, last: bool) -> bool:
+        return every > 0 and (self.run.step % every == 0 or last)
+
+    def _ending(self, out_of_time: bool) -> Literal["signal", "time"] | None:
+        """Whether a process was told to stop or ran out of time. All must stop at the same step, and asking each
+        other costs time."""
+        wishes = [self.stop.received is not None, out_of_time]
+        if self.accelerator.num_processes > 1:
+            if self.run.step % min(self.trainer.log_every, 20) != 0:
+                return None
+            asked = torch.tensor(wishes, dtype=torch.float32, device=self.device)
+            wishes = (torch.as_tensor(self.accelerator.reduce(asked, reduction="sum")) > 0).tolist()
+        return "signal" if wishes[0] else "time" if wishes[1] else None
+
+    def _check(self) -> None:
+        """Fetch the losses; where one is not finite, write its batch and stop."""
+        broken = self.run.window.fetch(self.accelerator)
+        if not broken:
+            return
+        step, values = next(iter(broken.items()))
+        written = None
+        if not self.run.dry_run:
+            # The order is a function of the step: the batch is read once more, exactly.
+            share = self.run.loader.share(*self.run.loader.locate(self.run.step - step))
+            written = nonfinite.write_batch(self.run.folder, step + 1, self.accelerator.process_index, share)
+        steps = self.run.checkpoints.steps()
+        raise nonfinite.stop(step, values, written, steps[-1] if steps else None)
+
+    def _log(self, steps: int, seconds: float, waited: float, *, last: bool) -> None:
+        speed = steps * self.run.loader.total / max(seconds, 1e-9)
+        means = self.run.window.means()
+        times = {"time/step_s": seconds / steps, "time/data_s": waited / steps, "time/samples_per_s": speed}
+        self.run.metrics.record(self.run.step, {**means, **self.run.turns.lr, **times})
+        self.run.results |= means
+        losses = {name.removeprefix("train/"): v for name, v in means.items() if name.endswith("loss")}
+        self.run.progress.update(self.run.step, losses, speed, last=last)
+
+    # Now and then
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.run.ema.swapped() if self.run.ema is not None else nullcontext()
+
+    def _evaluate(self) -> float | None:
+        """Judge the averaged weights; returns the score that chooses the best checkpoint."""
+        trainer, samples = self.trainer, self.run.samples["validation"]
+        if len(samples) == 0:
+            return None
+        self.task.eval()
+        limit = trainer.validation_batches * trainer.batch or None
+        with self._averaged(), random_state.untouched(self.device):
+            found = validation_loss(
+                self.accelerator, self.task, samples, phase=self.run.turns.turns[0].phase.name, step=self.run.step,
+                batch=trainer.batch, bucket=trainer.bucket, limit=trainer.validation_batches, seed=self.run.seed,
+                threads=trainer.prefetch,
+            )  # fmt: skip
+            found |= task_metrics(
+                self.accelerator, self.task, samples, sampler=self.run.sampler, seed=self.run.seed, limit=limit
+            )
+        self.task.train()
+        if trainer.best not in found:
+            raise UserError(f"trainer.best: no metric {trainer.best!r}; {nearest(trainer.best, found)}")
+        self.run.metrics.record(self.run.step, found)
+        self.run.results |= found
+        text = "  ".join(f"{name.removeprefix('eval/')} {value:.4g}" for name, value in found.items())
+        self.run.progress.note(f"step {self.run.step} evaluation: {text}")
+        return found[trainer.best]
+
+    def _improves(self, score: float | None) -> bool:
+        if score is None or score != score or self.run.dry_run:
+            return False
+        return self.run.best is None or (
+            score < self.run.best[1] if self.trainer.mode == "min" else score > self.run.best[1]
+        )
+
+    def _present(self) -> None:
+        if not self.run.main:
+            return
+        samples = self.run.samples["validation"] if len(self.run.samples["validation"]) else self.run.samples["train"]
+        self.task.eval()
+        with self._averaged(), random_state.untouched(self.device), torch.no_grad():
+            shown = self.task.present(samples, sampler=self.run.sampler, seed=self.run.seed)
+        self.task.train()
+        if self.run.metrics.folder is None:
+            return
+        for name, presentation in shown.items():
+            if (writer := self.run.metrics.writer) is not None:
+                presentation.to_tensorboard(writer, f"samples/{name}", self.run.step)
+            stem = self.run.folder / "samples" / f"step{self.run.step:08d}-{name}"
+            stem.parent.mkdir(exist_ok=True)
+            presentation.save(stem)
+
+    def _save(self, score: float | None) -> None:
+        if self.run.dry_run:
+            return
+        from accelerate.utils import broadcast_object_list
+
+        random = run_state.gather_random(self.accelerator)
+        scaler = self.accelerator.scaler
+        trainer = {
+            "step": self.run.step, "seconds": self.run.seconds, "position": self.run.loader.state(),
+            "window": self.run.window.fetched, "results": self.run.results, "conditions": self.run.conditions(),
+            "ema_updates": 0 if self.run.ema is None else self.run.ema.updates,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }  # fmt: skip
+        trouble: list[str] = [""]
+        if self._improves(score) and score is not None:
+            self.run.best = (self.run.step, score)
+        if self.run.main:
+            try:
+                self.run.checkpoints.save(
+                    self.run.step,
+                    lambda folder: run_state.write(
+                        folder, task=self.task, named=self.run.named, ema=self.run.ema, turns=self.run.turns.turns,
+                        random=random, trainer=trainer, recipe_text=self.run.recipe_text,
+                    ),
+                    score=score if score == score else None,
+                    metric=self.trainer.best,
+                )  # fmt: skip
+            except UserError as error:
+                trouble = [str(error)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(trouble)
+        if trouble[0]:
+            raise UserError(trouble[0])
