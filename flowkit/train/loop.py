@@ -1,22 +1,21 @@
-"""The loop of a training, with what it does now and then: logs, evaluations, presented samples, checkpoints."""
+"""The loop of a training, what it does now and then (logs, evaluations, samples, checkpoints), and how it ends."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from typing import Any, Literal
 
 import torch
 
+from flowkit import atomic
 from flowkit.errors import UserError, nearest
 from flowkit.train import nonfinite, random_state, run_state
 from flowkit.train.evaluation import task_metrics, validation_loss
 from flowkit.train.loader import Share
+from flowkit.train.run import Run
 from flowkit.train.signals import StopSignals
-
-if TYPE_CHECKING:
-    from flowkit.train.run import Run
 
 
 class Loop:
@@ -197,3 +196,38 @@ class Loop:
             broadcast_object_list(trouble)
         if trouble[0]:
             raise UserError(trouble[0])
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train to the end, or to the first signal, and return the summary."""
+    status = "failed"
+    run.begin()
+    try:
+        with StopSignals() as stop, closing(iter(run.loader)) as shares:
+            ending = Loop(run, stop).go(shares)
+        told = stop.received or "a signal to another process"
+        status = f"stopped by {told}" if run.step < run.trainer.steps else "finished"
+        if ending == "time":
+            status = f"finished: trainer.seconds ({run.trainer.seconds:g}) are over"
+    except UserError as error:
+        status = f"failed: {error}"
+        raise
+    except OSError as error:
+        if not atomic.is_disk_full(error):
+            raise
+        status = f"failed: the disk of {run.folder} is full: free some space, then go on with --resume last"
+        raise UserError(status.removeprefix("failed: ")) from error
+    finally:
+        run.seconds = run.elapsed()
+        for parameter in run.named.values():
+            parameter.requires_grad_(True)
+        run.progress.close()
+        # Where training failed for a full disk, the end of its records may fail too: the first error counts.
+        with suppress(OSError) if status.startswith("failed") else nullcontext():
+            run.metrics.close()
+            if run.main and not run.dry_run:
+                atomic.write_json(run.folder / "summary.json", run.report(status))
+    if run.ema is not None:
+        run.ema.copy_to_weights()
+    run.task.eval()
+    return run.report(status)

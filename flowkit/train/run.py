@@ -1,9 +1,8 @@
-"""One training run: put together or taken up, trained by the :class:`Loop`, summed up."""
+"""One training run: its parts, put together afresh or taken up from a checkpoint, and its summary."""
 
 from __future__ import annotations
 
 import time
-from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,8 @@ from flowkit.train.checkpoint import Checkpoints
 from flowkit.train.ema import EMA
 from flowkit.train.graphs import StepGraphs
 from flowkit.train.loader import Loader
-from flowkit.train.loop import Loop
 from flowkit.train.metrics import Metrics
 from flowkit.train.progress import Progress
-from flowkit.train.signals import StopSignals
 from flowkit.train.turns import Turn, Turns, learning_parameters
 from flowkit.train.window import Window
 
@@ -85,7 +82,7 @@ class Run:
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
         notes = [] if found is None else self._take_up(found[1])
-        self._began = time.monotonic() - self.seconds
+        self.begin()
         self._prepare_folder()
         writes = self.main and not dry_run
         self.metrics = Metrics(folder if writes else None, start=self.step, tensorboard=trainer.tensorboard)
@@ -153,46 +150,18 @@ class Run:
         if not self.dry_run:
             self.best = self.checkpoints.best()
 
-    # The training and its end
+    # The training
 
     def elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
         return time.monotonic() - self._began
 
-    def go(self) -> dict[str, Any]:
-        """Train to the end, or to the first signal, and return the summary."""
-        status, self._began = "failed", time.monotonic() - self.seconds
-        try:
-            with StopSignals() as stop, closing(iter(self.loader)) as shares:
-                ending = Loop(self, stop).go(shares)
-            told = stop.received or "a signal to another process"
-            status = f"stopped by {told}" if self.step < self.trainer.steps else "finished"
-            if ending == "time":
-                status = f"finished: trainer.seconds ({self.trainer.seconds:g}) are over"
-        except UserError as error:
-            status = f"failed: {error}"
-            raise
-        except OSError as error:
-            if not atomic.is_disk_full(error):
-                raise
-            status = f"failed: the disk of {self.folder} is full: free some space, then go on with --resume last"
-            raise UserError(status.removeprefix("failed: ")) from error
-        finally:
-            self.seconds = self.elapsed()
-            for parameter in self.named.values():
-                parameter.requires_grad_(True)
-            self.progress.close()
-            # Where training failed for a full disk, the end of its records may fail too: the first error counts.
-            with suppress(OSError) if status.startswith("failed") else nullcontext():
-                self.metrics.close()
-                if self.main and not self.dry_run:
-                    atomic.write_json(self.folder / "summary.json", self._summary(status))
-        if self.ema is not None:
-            self.ema.copy_to_weights()
-        self.task.eval()
-        return self._summary(status)
+    def begin(self) -> None:
+        """Start the clock."""
+        self._began = time.monotonic() - self.seconds
 
-    def _summary(self, status: str) -> dict[str, Any]:
+    def report(self, status: str) -> dict[str, Any]:
+        """What ``summary.json`` holds."""
         turns = {turn.phase.name: sum(p.numel() for p in turn.parameters) for turn in self.turns.turns}
         return {
             "status": status,

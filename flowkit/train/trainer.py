@@ -112,10 +112,11 @@ class Trainer:
             UserError: bad settings, an occupied folder, nothing to resume, a full disk.
             NonFiniteLoss: a loss or gradient is not finite; the batch lies in the folder.
         """
+        from flowkit.train.loop import train
         from flowkit.train.run import Run
 
         run = Run(
             self, task, data, sampler=sampler, seed=seed, folder=Path(folder), recipe_text=recipe_text,
             resume=resume, overfit_batch=overfit_batch, dry_run=dry_run,
         )  # fmt: skip
-        return run.go()
+        return train(run)

@@ -13,6 +13,7 @@ from toy_training import ToyData, ToySamples, ToyTask, records, settings, train
 
 from flowkit.data import RawBatch, padded_length
 from flowkit.solvers.sampler import Sampler
+from flowkit.train import loop
 from flowkit.train.run import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -93,7 +94,7 @@ def test_captured_steps_learn_what_launched_ones_learn(tmp_path: Path, precision
         assert (run.turns.graphs is not None) == graphs
         if run.turns.graphs is not None:
             run.turns.graphs.limit = limit
-        run.go()
+        loop.train(run)
         losses[name] = [r["train/loss"] for r in records(tmp_path / name)]
         if run.turns.graphs is not None:
             captured = len(run.turns.graphs._captured)

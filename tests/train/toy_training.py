@@ -249,7 +249,7 @@ def main() -> None:
     import torch.distributed.tensor  # noqa: F401
     from accelerate import Accelerator  # noqa: F401
 
-    from flowkit.train import run  # noqa: F401
+    from flowkit.train import loop  # noqa: F401
 
     statuses = []
     for job in json.loads(sys.argv[1]):
