@@ -15,12 +15,18 @@ class UserError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence with the known name most like ``name`` and the whole list: ``did you mean 'Euler'? Known: ...``."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or difflib.get_close_matches(
-        name.lower(), [n.lower() for n in names], n=1, cutoff=0.5
-    )
-    guess = next((n for n in names if close and n.lower() == close[0].lower()), None)
+    scored = [(_likeness(name.lower(), known_name.lower()), known_name) for known_name in names]
+    likeness, guess = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
     listing = "known: " + ", ".join(names) if names else "none is known"
-    return f"did you mean {guess!r}? ({listing})" if guess else listing
+    return f"did you mean {guess!r}? ({listing})" if likeness >= 0.5 else listing
+
+
+def _likeness(name: str, known: str) -> float:
+    """1 for equal names. A name cut short, or without the folder before it, is nearer than another of its length."""
+    parts = [(known, 1.0)]
+    if 4 <= len(name) < len(known):
+        parts += [(known[: len(name)], 0.98), (known[-len(name) :], 0.97)]
+    return max(weight * difflib.SequenceMatcher(None, name, part).ratio() for part, weight in parts)
 
 
 @contextmanager

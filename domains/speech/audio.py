@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def read(
     if sample_rate is None or rate == sample_rate:
         return wave, rate
     if not resampling:
-        raise UserError(f"audio file {str(path)!r} has {rate} Hz where {sample_rate} Hz is expected; allow resampling")
+        raise UserError(
+            f"audio file {str(path)!r} has {rate} Hz where {sample_rate} Hz is expected; resampling: true converts it"
+        )
     return resample(wave, rate, sample_rate), sample_rate
 
 
@@ -192,7 +195,9 @@ def _write_samples(path: Path, samples: np.ndarray, sample_rate: int, subtype: s
             file.writeframes((samples * 32767.0).round().astype("<i2").tobytes())
         return
     try:
-        soundfile.write(path, samples, sample_rate, subtype=subtype)
+        # Through memory, because the library hides the system's reason when it cannot write a file.
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, sample_rate, format=path.suffix[1:].upper(), subtype=subtype)
     except soundfile.SoundFileError as error:
-        # The library hides the system's reason.
-        raise OSError(f"{str(error).rstrip('.')}; is the disk full?") from error
+        raise UserError(f"cannot write {subtype} audio: {str(error).rstrip('.')}") from error
+    path.write_bytes(buffer.getbuffer())

@@ -100,7 +100,7 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"no verb {name!r}; {nearest(name, verbs)}{plugins.failure_note()}")
     module: VerbModule = importlib.import_module(verbs[name][0])  # type: ignore[assignment]
     parser = Parser(
-        prog=f"flowkit {name}", description=verbs[name][1] + ".", epilog=getattr(module, "EXAMPLE", None),
+        prog=f"flowkit {name}", description=verbs[name][1].rstrip(".") + ".", epilog=getattr(module, "EXAMPLE", None),
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.set_defaults(overrides=False)

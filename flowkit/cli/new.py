@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from flowkit import atomic
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     module = re.sub(r"[-\s]+", "_", args.name).lower()
     if not module.isidentifier() or keyword.iskeyword(module) or not re.match("[a-z]", module):
         raise UserError(f"{args.name!r} cannot name a {args.kind}: start with a letter, then letters, digits, - and _")
+    if module in sys.stdlib_module_names or module in ("torch", "numpy", "flowkit", "domains"):
+        raise UserError(f"{module}.py would hide the module {module!r} from Python: choose another name")
     names = {"MODULE": module, "CLASS": "".join(part.capitalize() for part in module.split("_"))}
     files = (method_template if args.kind == "method" else domain_template).files(module)
     root = options.output_folder(args.out)

@@ -82,6 +82,8 @@ class Run:
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
         notes = [] if found is None else self._take_up(found[1])
+        if found is None and resume is not None and not dry_run:
+            notes = [f"no whole checkpoint in {self.checkpoints.folder}: starting from the beginning"]
         self.begin()
         self._prepare_folder()
         writes = self.main and not dry_run

@@ -44,6 +44,13 @@ def test_a_new_method_and_a_new_domain_pass_their_tests(flowkit, tmp_path):
     run_tests(tmp_path, "test_late_weighting.py", "waves")
 
 
+def test_a_name_that_would_hide_a_module_is_refused(flowkit, tmp_path):
+    code, _, err = flowkit("new", "method", "torch", "--out", tmp_path)
+    assert code == 2
+    assert "would hide the module 'torch'" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten(flowkit, tmp_path):
     (tmp_path / "mine.yaml").write_text("precious")
     code, _, err = flowkit("new", "method", "mine", "--out", tmp_path)

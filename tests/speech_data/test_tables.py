@@ -188,7 +188,7 @@ def test_peak_and_resampling(folder: Path) -> None:
     [
         ("clips/none.wav,hello,a,en", r"line 9 names the file 'clips/none\.wav', which is not in"),
         ("clips/u1.wav,hello,a,en", r"line 9 names the file 'clips/u1\.wav' again; line 3"),
-        ("clips/u1.wav,,a,en", "line 9 has no 'text'"),
+        ("clips/u1.wav,,a,en", "line 9 has nothing in the column 'text'"),
     ],
 )
 def test_bad_rows_are_named(folder: Path, line: str, message: str) -> None:
@@ -198,6 +198,13 @@ def test_bad_rows_are_named(folder: Path, line: str, message: str) -> None:
         table(folder).prepare()
     assert "\n" not in str(caught.value)
     assert not (folder.parent / "cache" / "speech").exists() or not list((folder.parent / "cache/speech").iterdir())
+
+
+def test_an_empty_cell_is_not_a_misspelt_column(folder: Path) -> None:
+    with (folder / "metadata.csv").open("a", encoding="utf-8") as file:
+        file.write("clips/u2.wav\n")
+    with pytest.raises(UserError, match="nothing in the column 'text'"):
+        table(folder).prepare()
 
 
 def test_a_misspelt_column_gets_the_nearest_name(folder: Path) -> None:

@@ -180,9 +180,9 @@ class SpeechData(PreparedReader):
         for recording in tqdm(recordings, desc=f"preparing {type(self).__name__}", unit="clip", mininterval=1.0):
             try:
                 wave = self._shape(recording.load())
-            except UserError:
+            except UserError as error:
                 if self.on_error == "raise":
-                    raise
+                    raise UserError(f"{error} (data.init_args.on_error: skip leaves such recordings out)") from error
                 dropped["unreadable"] += 1
                 continue
             length = wave.numel() / self.sample_rate
@@ -207,7 +207,9 @@ class SpeechData(PreparedReader):
                 chosen.append(i)
             except UserError as error:
                 if self.on_error == "raise":
-                    raise UserError(f"recording {recording.key!r}: {error}") from error
+                    raise UserError(
+                        f"recording {recording.key!r}: {error} (data.init_args.on_error: skip leaves such ones out)"
+                    ) from error
                 dropped["no phonemes"] += 1
         if not chosen:
             raise UserError(

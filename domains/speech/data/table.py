@@ -116,7 +116,9 @@ class Table(SpeechData):
         keys: dict[str, int] = {}
         for number, row in rows:
             for column in (self.file, self.text):
-                if row.get(column) in (None, ""):
+                if column in row and row[column] in (None, ""):
+                    raise UserError(f"{str(path)!r} line {number} has nothing in the column {column!r}: fill it in")
+                if column not in row:
                     raise UserError(
                         f"{path.name!r} line {number} has no {column!r}: "
                         f"{nearest(column, [name for name in row if isinstance(name, str)])}"
