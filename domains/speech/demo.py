@@ -25,6 +25,10 @@ SENTENCES = (
 )
 
 
+#: Short recordings and small batches: what a few minutes of a CPU can go over often enough.
+SHORT = {"maximum": "5.0"}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -104,8 +108,8 @@ def _data() -> list[tuple[str, str]]:
         "Recordings: English telephone prompts by Allison Smith (CC-BY-SA 3.0), fetched by package name ...", flush=True
     )
     try:
-        Prompts(language="en").prepare()
-        return []
+        Prompts(language="en", maximum=float(SHORT["maximum"])).prepare()
+        return [(f"data.init_args.{name}", value) for name, value in SHORT.items()]
     except UserError as error:
         print(
             f"They cannot be had here ({error}).\n"
@@ -127,6 +131,9 @@ def train(folder: Path, overrides: list[tuple[str, str]]) -> None:
         ("trainer.checkpoint_every", "200"),
         ("trainer.log_every", "5"),
         ("trainer.ema", "0.99"),
+        ("trainer.batch", "8"),
+        ("trainer.lr", "1e-3"),
+        ("trainer.warmup", "50"),
     ]
     recipe = load_recipe(RECIPE, [*fixed, *overrides], trainer=Trainer)
     built = recipe.build()
