@@ -44,6 +44,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
         fill(temporary)
+        temporary.chmod(0o644)  # safetensors makes files that only their owner reads
         sync(temporary)
         os.replace(temporary, path)
     finally:
