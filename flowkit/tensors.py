@@ -8,11 +8,11 @@ processes.
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
-def like(t: Float[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
+def like(t: Shaped[Tensor, " b"], x: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "b *ones"]:
     """Reshape ``t`` (b,) to (b, 1, ..., 1) with the dtype of ``x``, so that it broadcasts over a sample."""
     return t.to(x.dtype).reshape(t.shape[0], *[1] * (x.ndim - 1))
 

@@ -140,7 +140,7 @@ def spread(per_token: Float[Tensor, "b n c"], token: Int[Tensor, "b t"]) -> Floa
     return per_token.gather(1, token.unsqueeze(2).expand(-1, -1, per_token.shape[2])).transpose(1, 2)
 
 
-def path(durations: Int[Tensor, "b n"], frames: int) -> Float[Tensor, "b n t"]:
+def path(durations: Int[Tensor, "b n"] | Float[Tensor, "b n"], frames: int) -> Float[Tensor, "b n t"]:
     """The 0/1 alignment, for pictures and tests: ones where the frame belongs to the token, zeros past the end."""
     inside = torch.arange(frames, device=durations.device) < durations.sum(1, keepdim=True)
     token = token_of_frame(durations, frames).unsqueeze(1)

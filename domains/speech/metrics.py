@@ -30,6 +30,6 @@ def deviation_ratio(
     return (deviation_over_time(generated, keep) / deviation_over_time(real, keep).clamp_min(1e-5)).mean(1)
 
 
-def duration_ratio(predicted: Float[Tensor, "b n"], true: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
+def duration_ratio(predicted: Float[Tensor, "*b"], true: Int[Tensor, "*b"]) -> Float[Tensor, ""]:
     """Predicted frames of all tokens over true ones: how much too long the speech is."""
     return predicted.sum() / true.sum().clamp_min(1)
