@@ -1,0 +1,1 @@
+"""Robot policies: demonstrations, environments, flow policies that act in them, rollouts and their measures."""
