@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ if not __package__:  # started as a script: the root of the repository holds the
 from benchmarks.speech import measures
 from benchmarks.speech.measures import Clip, Judge, Scores
 from benchmarks.speech.recognise import RATE, dictionary
-from benchmarks.speech.sentences import UNSEEN, candidates, words
+from benchmarks.speech.sentences import UNSEEN, candidates, judged, words
 from domains.speech import audio
 from domains.speech.data.corpus import cache_root
 from domains.speech.data.prompts import Prompts
@@ -82,7 +82,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--listens", type=int, default=3, help="times the open recogniser hears each clip")
     parser.add_argument("--no-references", action="store_true", help="skip the rows of recordings and true mels")
     parser.add_argument("--no-control", action="store_true", help="skip the control with shuffled symbols")
-    parser.add_argument("--keys", nargs="*", default=list(UNSEEN), help="other test clips than the named ones")
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="validation: its own sentences by the same rule, to choose a temperature or a checkpoint without the test",
+    )
+    parser.add_argument("--keys", nargs="*", help="other clips of the split than those of three words or more")
     parser.add_argument("--vocoder", choices=("own", "plain"), default="own", help="plain: the anchor figures' vocoder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the clips as wav files")
@@ -113,17 +119,20 @@ class Recording:
         self.words = words(self.text)
 
 
-def recordings(data: Prompts, keys: Sequence[str]) -> list[Recording]:
-    """The named clips of the test split, trimmed as in training; features are those of the data."""
+def recordings(data: Prompts, split: Literal["test", "validation"], keys: Sequence[str] | None) -> list[Recording]:
+    """The clips ``keys`` of a split (None: those that can be judged), trimmed as in training; features of the data."""
     from domains.speech.features import MelSpectrogram
 
-    test = data.split("test")
-    texts = dict(zip(test.column("key"), test.column("text"), strict=True))
+    clips = data.split(split)
+    texts = dict(zip(clips.column("key"), clips.column("text"), strict=True))
+    if keys is None:
+        seconds = dict(zip(clips.column("key"), clips.column("seconds"), strict=True))
+        keys = UNSEEN if split == "test" else judged(texts, seconds, dictionary())
     transform = MelSpectrogram(data.mel)
     found = []
     for key in keys:
         if key not in texts:
-            raise UserError(f"{key!r} is no test clip of the prompts; there are: {', '.join(sorted(texts))}")
+            raise UserError(f"{key!r} is no {split} clip of the prompts; there are: {', '.join(sorted(texts))}")
         wave = data.waveform(key)
         found.append(Recording(key, texts[key], wave, transform(wave.unsqueeze(0))[0]))
     return found
@@ -227,10 +236,15 @@ def judge_voice(args: argparse.Namespace) -> tuple[list[Scores], dict[str, Any]]
     data = Prompts("en", mel=pipeline.voice.mel) if pipeline else Prompts("en")
     data.prepare()
     vocoder = make_vocoder(args, pipeline, data.mel)
-    clips = recordings(data, args.keys)
+    clips = recordings(data, args.split, args.keys)
     judge = Judge(candidates([clip.words for clip in clips], corpus(data), dictionary()), args.cache, args.listens)
     rows: list[Scores] = []
-    extra: dict[str, Any] = {"clips": len(clips), "listens": args.listens, "vocoder": type(vocoder).__name__}
+    extra: dict[str, Any] = {
+        "split": args.split,
+        "clips": len(clips),
+        "listens": args.listens,
+        "vocoder": type(vocoder).__name__,
+    }
     if not args.no_references:
         rows += shown(reference_rows(clips, vocoder, judge, args.device))
     if pipeline is None:

@@ -33,6 +33,18 @@ def words(text: str) -> list[str]:
     return [word for part in re.sub(r"[^a-z']+", " ", text.lower()).split() if (word := part.strip("'"))]
 
 
+def judged(texts: Mapping[str, str], seconds: Mapping[str, float], known: Collection[str]) -> list[str]:
+    """The keys of the sentences that can be judged: three words or more, all known to the recogniser, no digits, under
+    nine seconds."""
+
+    def fits(key: str, text: str) -> bool:
+        said = words(text)
+        in_reach = len(said) >= 3 and seconds[key] < LONGEST and not re.search(r"\d", text)
+        return in_reach and all(word in known for word in said)
+
+    return [key for key, text in sorted(texts.items()) if fits(key, text)]
+
+
 def candidates(
     spoken: Iterable[Sequence[str]], corpus: Mapping[str, float], known: Collection[str], number: int = CANDIDATES
 ) -> list[list[str]]:

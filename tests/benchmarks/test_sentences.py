@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.speech.sentences import UNSEEN, candidates, words
+from benchmarks.speech.sentences import UNSEEN, candidates, judged, words
 from flowkit.errors import UserError
 
 KNOWN = {"press", "one", "two", "now", "please", "wait", "here", "goodbye", "you", "are", "muted"}
@@ -16,6 +16,15 @@ def test_words_drop_punctuation_and_spell_digits():
 
 def test_the_unseen_are_22_different_clips():
     assert len(UNSEEN) == len(set(UNSEEN)) == 22
+
+
+def test_only_sentences_within_reach_of_the_recogniser_are_judged():
+    texts = {
+        "a": "Please wait here.", "b": "Press 1 now", "c": "Goodbye", "d": "Please wait, xylophone",
+        "e": "You are here now", "f": "Press one now",
+    }  # fmt: skip
+    seconds = dict.fromkeys(texts, 2.0) | {"e": 12.0}
+    assert judged(texts, seconds, KNOWN) == ["a", "f"]
 
 
 def test_candidates_hold_the_spoken_once_and_only_sentences_the_recogniser_can_tell():
