@@ -1,0 +1,86 @@
+"""Environments that FlowKit knows: their ids, and which optional packages they need. Light until :func:`register`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One environment of FlowKit's.
+
+    Args:
+        entry_point: ``module:callable``, a string so that specifications can be written to JSON.
+        kwargs: what the callable gets.
+        steps: longest episode; None where the environment ends by itself.
+        packages: modules it imports, all from ``extra``.
+        extra: extra of flowkit-fm that installs them.
+        mujoco: it draws with MuJoCo.
+    """
+
+    entry_point: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    packages: tuple[str, ...] = ()
+    extra: str = "policy"
+    mujoco: bool = False
+
+
+_HERE = "domains.policy.envs"
+#: Tasks of Meta-World that have an id of their own; every other one is made by ``make_meta_world(task)``.
+META_WORLD_TASKS = (
+    "reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown", "window-open",
+    "peg-insert-side",
+)  # fmt: skip
+
+
+def _maze(steps: int, **kwargs: Any) -> Entry:
+    return Entry(f"{_HERE}.point_maze:make_point_maze", kwargs, steps, ("gymnasium_robotics", "mujoco"), "envs", True)
+
+
+def _meta_world(task: str) -> Entry:
+    return Entry(
+        f"{_HERE}.meta_world:make_meta_world", {"task": task}, 200, ("metaworld", "mujoco"), "envs", True
+    )  # fmt: skip
+
+
+def _cubes(cubes: str, steps: int) -> Entry:
+    return Entry(f"{_HERE}.cubes:make_cubes", {"cubes": cubes}, steps, ("ogbench", "mujoco"), "ogbench", True)
+
+
+#: id -> how it is made. Ids of other packages work as well (see :func:`domains.policy.envs.make.make_env`).
+ENVIRONMENTS: dict[str, Entry] = {
+    "FlowKit/Fork-v0": Entry(f"{_HERE}.fork:Fork"),
+    "FlowKit/PointMazeUMaze-v0": _maze(300, maze="umaze"),
+    "FlowKit/PointMazeMedium-v0": _maze(600, maze="medium"),
+    "FlowKit/PointMazeLarge-v0": _maze(800, maze="large"),
+    "FlowKit/PointMazeRing-v0": _maze(400, maze="ring"),
+    **{f"FlowKit/MetaWorld-{task}-v0": _meta_world(task) for task in META_WORLD_TASKS},
+    "FlowKit/PushT-v0": Entry(
+        f"{_HERE}.push_t:make_push_t", {}, 300, ("gym_pusht", "pymunk", "pygame", "shapely"), "envs"
+    ),
+    "FlowKit/CubeSingle-v0": _cubes("single", 200),
+    "FlowKit/CubeDouble-v0": _cubes("double", 500),
+}  # fmt: skip
+
+
+def register() -> None:
+    """Make FlowKit's ids known to gymnasium; a second call changes nothing. Imports no simulator.
+
+    Raises:
+        UserError: gymnasium is not installed.
+    """
+    from flowkit.errors import UserError
+
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise UserError(
+            "environments need gymnasium, which is not installed: pip install 'flowkit-fm[policy]'"
+        ) from error
+    for env_id, entry in ENVIRONMENTS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id, entry_point=entry.entry_point, kwargs=dict(entry.kwargs), max_episode_steps=entry.steps
+            )
