@@ -1,0 +1,1 @@
+"""Demonstrations: adapters to recorded data sets. A recipe names these classes."""
