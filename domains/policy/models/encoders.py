@@ -32,7 +32,7 @@ class Encoder(nn.Module, ABC):
 
 
 class SpatialSoftmax(nn.Module):
-    """The expected position of each channel in [-1, 1]^2 (Levine et al., arXiv 1504.00702): (b, c, h, w) to (b, 2 c)."""
+    """Expected position of each channel in [-1, 1]^2 (Levine et al., arXiv 1504.00702): (b, c, h, w) to (b, 2 c)."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """x then y of every channel."""
