@@ -49,6 +49,10 @@ class ArrayRows:
     def __getitem__(self, index: Any) -> np.ndarray:
         return self.array[self.rows[index]]
 
+    def take(self, indices: np.ndarray, axis: int = 0) -> np.ndarray:
+        """As a numpy array's, along the first axis."""
+        return self.array.take(self.rows[indices], axis=0)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.array[self.rows], dtype=dtype)
 

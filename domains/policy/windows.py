@@ -90,9 +90,9 @@ class WindowSamples(Samples):
         seen = np.maximum(current[:, None] + self._back, first[:, None])
         ahead = current[:, None] + self._ahead
         raw: RawBatch = {
-            key: torch.from_numpy(np.ascontiguousarray(value[seen])) for key, value in episodes.observations.items()
+            key: torch.from_numpy(value.take(seen, axis=0)) for key, value in episodes.observations.items()
         }
-        raw["actions"] = torch.from_numpy(episodes.actions[np.minimum(ahead, last[:, None])])
+        raw["actions"] = torch.from_numpy(episodes.actions.take(np.minimum(ahead, last[:, None]), axis=0))
         raw["real"] = torch.from_numpy(ahead <= last[:, None])
         raw["episode"] = torch.from_numpy(self._episode[chosen])
         raw["step"] = torch.from_numpy(step)
