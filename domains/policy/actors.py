@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from domains.policy.records import Decision
+from flowkit.errors import UserError
 from flowkit.random import mix_seed
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class FlowActor(Actor):
         self._decisions, self._stride = 0, 1
 
     def open(self, n: int, env: gymnasium.Env) -> None:
-        self.policy.layout.check(env.observation_space)
-        check_actions(self.policy, env)
+        check_spaces(self.policy, env)
         self._space = env.observation_space
         self._vector = self.policy.vector(n)
 
@@ -169,20 +169,25 @@ def batch_of(space: gymnasium.Space, observations: Sequence[Any]) -> Any:
     return concatenate(space, list(observations), create_empty_array(space, n=len(observations)))
 
 
-def check_actions(policy: Any, env: gymnasium.Env) -> None:
-    """Refuse an environment whose actions are not as many floats as the policy gives.
+def check_spaces(policy: Any, env: gymnasium.Env) -> None:
+    """Refuse an environment whose observations or actions are not those of the policy.
 
     Raises:
-        UserError: names both.
+        UserError: names the environment and what differs.
     """
     from gymnasium.spaces import Box
 
-    from flowkit.errors import UserError
-
+    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    try:
+        policy.layout.check(env.observation_space)
+    except UserError as error:
+        raise UserError(f"the policy does not fit {name}: {error}") from None
     space, size = env.action_space, int(np.size(policy.action_low))
     if not isinstance(space, Box) or int(np.prod(space.shape)) != size:
-        has = f"{int(np.prod(space.shape))} numbers" if isinstance(space, Box) else str(space)
-        raise UserError(f"the policy's actions are {size} numbers, the environment takes {has}: choose another --env")
+        takes = f"{int(np.prod(space.shape))} numbers" if isinstance(space, Box) else str(space)
+        raise UserError(
+            f"the policy does not fit {name}: its actions are {size} numbers, the environment takes {takes}"
+        )
 
 
 def _row_indices(rows: Any) -> np.ndarray:

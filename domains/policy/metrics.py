@@ -108,9 +108,10 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Measure ``values``."""
         if not len(values):
-            return cls(*[math.nan] * 4)
+            return cls(math.nan, math.nan, math.nan, math.nan)
         array = np.asarray(values, np.float64)
-        return cls(float(array.mean()), *(float(q) for q in np.percentile(array, [50, 95])), float(array.max()))
+        p50, p95 = np.percentile(array, [50, 95])
+        return cls(float(array.mean()), float(p50), float(p95), float(array.max()))
 
 
 @dataclass(frozen=True)

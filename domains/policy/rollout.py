@@ -146,7 +146,8 @@ class _Play:
         step_limit: int | None, log: RolloutLog | None, on_episode: Callable[[EpisodeRecord], None] | None,
         on_step: Callable[[Seat], None] | None,
     ) -> None:  # fmt: skip
-        self.actor, self.env_id, self.seed, self.render, self.log = actor, env_id, seed, render, log
+        self.actor, self.env_id, self.seed, self.log = actor, env_id, seed, log
+        self.render: Literal["none", "human", "rgb_array"] = render
         self.step_limit = step_limit or STEP_LIMIT
         self.on_episode, self.on_step = on_episode, on_step
         self.seats: list[Seat] = []
@@ -156,9 +157,9 @@ class _Play:
         """Run the starts of ``pending`` on ``n`` seats; yields episodes as they end."""
         if n == 0:
             return
-        for _ in range(n):
-            self.seats.append(Seat(self._make()))
-        self.actor.open(n, self.seats[0].env)
+        self.seats.append(Seat(self._make()))
+        self.actor.open(n, self.seats[0].env)  # a misfit shows before the others are made
+        self.seats += [Seat(self._make()) for _ in range(n - 1)]
         while True:
             for row, seat in enumerate(self.seats):
                 while seat.start is None and pending:
@@ -168,7 +169,7 @@ class _Play:
                 return
             actions = self._decide(active)
             for row in np.flatnonzero(active):
-                yield from self._step(self.seats[row], actions[row])
+                yield from self._step(self.seats[row], actions[int(row)])
 
     def close(self) -> None:
         """Close the environments, whatever state they are in."""
