@@ -47,6 +47,7 @@ _WHERE = {
     "StratifiedTimes": "flowkit.times.laws",
     "LogitNormalTimes": "flowkit.times.laws",
     "UShapedTimes": "flowkit.times.laws",
+    "GridTimes": "flowkit.times.laws",
     "ImportanceTimes": "flowkit.times.laws",
     "UniformGrid": "flowkit.times.grids",
     "SigmoidGrid": "flowkit.times.grids",

@@ -48,6 +48,10 @@ class Samples(ABC):
 class DataSource(ABC):
     """A data set. The constructor stores arguments and opens no files; ``prepare`` builds caches, once, atomically."""
 
+    #: True when the training split holds pairs that a teacher made (see ``flowkit.procedures.pair_data``): training
+    #: then starts from the teacher's weights, and only the networks learn.
+    pairs: bool = False
+
     @abstractmethod
     def prepare(self) -> None:
         """Fetch, decode and cache; returns at once when that was done. Shows progress. Raises
@@ -60,3 +64,12 @@ class DataSource(ABC):
     @abstractmethod
     def statistics(self) -> Mapping[str, Any]:
         """What ``flowkit data stats`` prints and tasks normalise with: plain numbers, strings and lists."""
+
+    def loss_split(self) -> Samples:
+        """What the validation loss is measured on: the validation split, unless it cannot stand in for training
+        data."""
+        return self.split("validation")
+
+    def provenance(self) -> Mapping[str, Any]:
+        """Where made data come from, for ``summary.json``: plain data; empty for real data."""
+        return {}

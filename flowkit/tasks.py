@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.objectives.objective import Loss, Networks, Objective
+from flowkit.procedures.pair_data import pair_batch
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 
@@ -60,6 +61,26 @@ class Task(nn.Module, ABC):
         """The loss of one batch; tasks with losses of their own (durations, priors) extend it."""
         batch = self.prepare(raw, generator)
         return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
+
+    def pair_inputs(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
+        """What a teacher makes pairs of, from a raw batch of real data: x1 gives their shape, the encoded condition and
+        the weight are kept with them. Called in evaluation mode and without gradients."""
+        return self.prepare(raw, generator)
+
+    def prepare_pairs(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
+        """The batch of a raw batch of pairs: x0, x1 and the condition that was encoded when they were made."""
+        return pair_batch(raw)
+
+    def pair_loss(
+        self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+    ) -> Loss:
+        """The loss of a batch of pairs: the objective's alone. Encoders are frozen then, and extra losses dropped."""
+        batch = self.prepare_pairs(raw, generator)
+        return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
+
+    def pair_phases(self) -> Sequence[Phase]:
+        """Stages and turns of training on pairs; what belongs to none is frozen."""
+        return (Phase(parameters=("networks.",)),)
 
     def adapt(self, data: DataSource) -> None:
         """Read statistics and tables from the data, once, before a fresh training (they live in buffers and are

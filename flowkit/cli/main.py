@@ -20,6 +20,7 @@ from flowkit.version import __version__
 #: Verbs of the core and what they do; each is a module of this package. Plugins add theirs.
 VERBS = {
     "train": "train a recipe, or go on with a run",
+    "reflow": "straighten a trained flow on its own pairs, so that few steps suffice",
     "sample": "draw samples from a run or a pretrained model",
     "evaluate": "measure a run or a pretrained model on a split of its data",
     "list": "list methods, recipes, data, solvers, paths, couplings, pretrained models, ...",

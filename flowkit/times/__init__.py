@@ -2,10 +2,11 @@
 
 from flowkit.times.grids import EDMGrid, ShiftedGrid, SigmoidGrid, UniformGrid
 from flowkit.times.law import TimeGrid, TimeLaw, Times
-from flowkit.times.laws import ImportanceTimes, LogitNormalTimes, StratifiedTimes, UniformTimes, UShapedTimes
+from flowkit.times.laws import GridTimes, ImportanceTimes, LogitNormalTimes, StratifiedTimes, UniformTimes, UShapedTimes
 
 __all__ = [
     "EDMGrid",
+    "GridTimes",
     "ImportanceTimes",
     "LogitNormalTimes",
     "ShiftedGrid",

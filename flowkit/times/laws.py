@@ -17,7 +17,7 @@ from flowkit.paths.path import Path
 from flowkit.random import RandomSource, normal, stratified, uniform
 from flowkit.times.law import TimeLaw, Times
 
-__all__ = ["ImportanceTimes", "LogitNormalTimes", "StratifiedTimes", "UShapedTimes", "UniformTimes"]
+__all__ = ["GridTimes", "ImportanceTimes", "LogitNormalTimes", "StratifiedTimes", "UShapedTimes", "UniformTimes"]
 
 
 def _unweighted(t: Tensor) -> Times:
@@ -74,6 +74,29 @@ class StratifiedTimes(TimeLaw):
 
     def __repr__(self) -> str:
         return f"StratifiedTimes(low={self.low:g}, high={self.high:g})"
+
+
+class GridTimes(TimeLaw):
+    """t uniform over 0, 1/steps, ..., (steps - 1)/steps: the times at which an Euler sampler of ``steps`` steps looks.
+
+    On the pairs of a rectified flow this is distillation for that sampler, with ``steps`` 1 for a single step T(x0) =
+    x0 + v(x0, 0). Liu et al. 2022, "Flow Straight and Fast" (arXiv 2209.03003), section 2.2.
+
+    Args:
+        steps: of the sampler.
+    """
+
+    def __init__(self, steps: int = 1) -> None:
+        if steps < 1:
+            raise UserError(f"GridTimes: steps must be at least 1, got {steps}")
+        self.steps = steps
+
+    def draw(self, n: int, path: Path, generator: RandomSource | None, *, device: torch.device | str = "cpu") -> Times:
+        index = (uniform((n,), generator, device=device) * self.steps).floor().clamp_max(self.steps - 1)
+        return _unweighted(index / self.steps)
+
+    def __repr__(self) -> str:
+        return f"GridTimes(steps={self.steps})"
 
 
 class LogitNormalTimes(TimeLaw):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowkit.data import RawBatch
 from flowkit.errors import UserError
 from flowkit.objectives.objective import Loss
+from flowkit.procedures.pair_data import is_pairs
 from flowkit.random import RandomSource
 from flowkit.tasks import Task
 
@@ -29,8 +30,13 @@ class LossModule(nn.Module):
         self, raw: RawBatch, phase: str, step: int, generator: RandomSource
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its terms."""
-        loss: Loss = self.task(raw, phase=phase, step=step, generator=generator)
+        loss = loss_of(self.task, raw, phase=phase, step=step, generator=generator)
         return loss.total, dict(loss.terms)
+
+
+def loss_of(task: Task, raw: RawBatch, *, phase: str, step: int, generator: RandomSource) -> Loss:
+    """The task's loss of its own data, or of pairs."""
+    return (task.pair_loss if is_pairs(raw) else task)(raw, phase=phase, step=step, generator=generator)
 
 
 def start(*, precision: Precision, device: Device, accumulate: int, several_phases: bool) -> Any:

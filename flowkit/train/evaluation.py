@@ -11,7 +11,7 @@ from flowkit.data import Samples
 from flowkit.random import Rows, mix_seed
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
-from flowkit.train.engine import to_device
+from flowkit.train.engine import loss_of, to_device
 from flowkit.train.loader import sweep
 
 _VALIDATION = 0xE7A1
@@ -26,7 +26,7 @@ def validation_loss(
     Args:
         accelerator: of the run; every process takes its share.
         task: in eval mode, holding the weights to judge.
-        samples: the validation split.
+        samples: the validation split, or what stands for it (``DataSource.loss_split``).
         phase, step: handed to the task.
         batch, bucket, limit, threads: see :func:`flowkit.train.loader.sweep`.
         seed: of the training.
@@ -42,7 +42,7 @@ def validation_loss(
     for part in parts:
         rows = Rows(mix_seed(seed, _VALIDATION), first=part.first, total=part.total)
         with torch.no_grad(), accelerator.autocast():
-            loss = task(to_device(part.raw, accelerator.device), phase=phase, step=step, generator=rows)
+            loss = loss_of(task, to_device(part.raw, accelerator.device), phase=phase, step=step, generator=rows)
         size = len(part.indices)
         for name, value in {"loss": loss.total, **loss.terms}.items():
             weighed = value.detach().float().mean() * size

@@ -123,7 +123,8 @@ class Loop:
         limit = trainer.validation_batches * trainer.batch or None
         with self._averaged(), random_state.untouched(self.device):
             found = validation_loss(
-                self.accelerator, self.task, samples, phase=self.run.turns.turns[0].phase.name, step=self.run.step,
+                self.accelerator, self.task, self.run.samples["loss"], phase=self.run.turns.turns[0].phase.name,
+                step=self.run.step,
                 batch=trainer.batch, bucket=trainer.bucket, limit=trainer.validation_batches, seed=self.run.seed,
                 threads=trainer.prefetch,
             )  # fmt: skip
@@ -219,7 +220,7 @@ def train(run: Run) -> dict[str, Any]:
         raise UserError(status.removeprefix("failed: ")) from error
     finally:
         run.seconds = run.elapsed()
-        for parameter in run.named.values():
+        for parameter in (*run.named.values(), *run.frozen):
             parameter.requires_grad_(True)
         run.progress.close()
         # Where training failed for a full disk, the end of its records may fail too: the first error counts.

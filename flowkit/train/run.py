@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from flowkit import atomic
 from flowkit.data import DataSource
 from flowkit.errors import UserError
 from flowkit.solvers.sampler import Sampler
-from flowkit.tasks import Task
+from flowkit.tasks import Phase, Task
 from flowkit.train import engine, random_state, run_state, summary
 from flowkit.train.checkpoint import Checkpoints
 from flowkit.train.ema import EMA
@@ -33,7 +34,7 @@ class Run:
 
     def __init__(
         self, trainer: Trainer, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path,
-        recipe_text: str, resume: str | int | None, overfit_batch: bool, dry_run: bool,
+        recipe_text: str, resume: str | int | None, overfit_batch: bool, dry_run: bool, warm_start: bool,
     ) -> None:  # fmt: skip
         if dry_run:
             trainer = replace(
@@ -42,7 +43,7 @@ class Run:
             )  # fmt: skip
         self.trainer, self.task, self.sampler, self.seed, self.dry_run = trainer, task, sampler, seed, dry_run
         self.folder, self.recipe_text = folder, recipe_text
-        phases = list(task.phases())
+        phases = list(task.pair_phases() if data.pairs else task.phases())
         self.accelerator = engine.start(
             precision=trainer.precision, device=trainer.device, accumulate=trainer.accumulate,
             several_phases=len(phases) > 1,
@@ -53,9 +54,13 @@ class Run:
 
         with self.accelerator.main_process_first():
             data.prepare()
-        self.samples = {"train": data.split("train"), "validation": data.split("validation")}
-        if found is None:
+        self.samples = {"train": data.split("train"), "validation": data.split("validation"), "loss": data.loss_split()}
+        self.provenance = data.provenance()
+        if found is None and not warm_start:
+            if data.pairs:
+                raise UserError("training on pairs starts from the weights of their teacher: use flowkit reflow")
             task.adapt(data)
+        self.frozen = _freeze_all_but(task, phases) if data.pairs else []
         if self.device.type == "cuda" and trainer.tf32:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         random_state.seed_process(seed, self.accelerator.process_index)
@@ -180,5 +185,15 @@ class Run:
             "peak_memory_mb": summary.peak_memory_mb(self.device),
             "device": summary.device_name(self.device),
             "conditions": self.conditions(),
+            **({"pairs": dict(self.provenance)} if self.provenance else {}),
             "versions": summary.versions(),
         }
+
+
+def _freeze_all_but(task: Task, phases: Sequence[Phase]) -> list[torch.nn.Parameter]:
+    """Freeze what belongs to no phase; returns what was frozen."""
+    learning = tuple(prefix for phase in phases for prefix in phase.parameters or ("",))
+    frozen = [p for name, p in task.named_parameters() if p.requires_grad and not name.startswith(learning)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen

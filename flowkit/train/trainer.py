@@ -94,6 +94,7 @@ class Trainer:
     def fit(
         self, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path | str, recipe_text: str,
         resume: str | int | None = None, overfit_batch: bool = False, dry_run: bool = False,
+        warm_start: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Train ``task`` on ``data`` and return what ``summary.json`` holds; the task ends with the averaged weights.
 
@@ -107,6 +108,7 @@ class Trainer:
             resume: ``"last"``, ``"best"`` or a step: go on in ``folder`` from there.
             overfit_batch: always the same batch; the loss must fall to the noise of the objective.
             dry_run: two steps, one evaluation, one presentation; nothing is written.
+            warm_start: the task holds weights and statistics already (of a teacher): it does not adapt to the data.
 
         Raises:
             UserError: bad settings, an occupied folder, nothing to resume, a full disk.
@@ -117,6 +119,6 @@ class Trainer:
 
         run = Run(
             self, task, data, sampler=sampler, seed=seed, folder=Path(folder), recipe_text=recipe_text,
-            resume=resume, overfit_batch=overfit_batch, dry_run=dry_run,
+            resume=resume, overfit_batch=overfit_batch, dry_run=dry_run, warm_start=warm_start,
         )  # fmt: skip
         return train(run)

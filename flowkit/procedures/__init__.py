@@ -1,0 +1,1 @@
+"""Programs on a trained field that know no domain: making pairs, keeping them, training on them."""
