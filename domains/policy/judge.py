@@ -113,8 +113,10 @@ def exhibit(task: PolicyTask, samples: Samples, *, sampler: Sampler, seed: int =
 def take(
     task: PolicyTask, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any]
 ) -> dict[str, Presentation]:
-    """A film of ``n`` episodes where there is an environment, and ``n`` chunks for one observation as a picture: of the ``state`` in ``request`` (numbers, or text with commas), or
-    of the middle of the training data's states (images grey).
+    """A film of ``n`` episodes where there is an environment, and a picture of ``n`` chunks for one observation.
+
+    That is the ``state`` in ``request`` (numbers, or text with commas), else the middle of the training data's states
+    (with grey images).
 
     Raises:
         UserError: the request holds something else, or a state of another size.

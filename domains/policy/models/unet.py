@@ -103,8 +103,8 @@ class ChunkUNet(Network):
             nn.Sequential(nn.Linear(time_width, 4 * time_width), nn.Mish(), nn.Linear(4 * time_width, time_width))
             for _ in range(spec.times)
         )
-        # Without inputs (plain regression) the U-Net still needs a grid of steps to write on.
-        self.grid = None if spec.inputs else nn.Parameter(torch.zeros(1, spec.actions, spec.horizon))
+        # Without inputs (plain regression) it begins with learnt marks, by which it tells the steps apart.
+        self.grid = None if spec.inputs else nn.Parameter(torch.randn(1, spec.actions, spec.horizon))
         read = max(spec.inputs, 1) * spec.actions
 
         def level(channels: int, out: int) -> _Level:
