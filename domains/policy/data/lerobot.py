@@ -193,7 +193,7 @@ class LeRobotDemonstrations(CachedDemonstrations):
         if not self.info.is_image(key):
             count = dict(layout.state)[name]
             values = _vectors(rows, key, 1 if key == "task_index" else count, entry)
-            if key == "task_index" and not (0 <= values.min() and values.max() < count):
+            if key == "task_index" and not (values.min() >= 0 and values.max() < count):
                 raise UserError(f"{str(entry.data)!r}: task_index reaches {values.max():g}, meta lists {count} tasks")
             return values
         wanted = next((height, width) for image, height, width in layout.images if image == name)
