@@ -16,7 +16,6 @@ class Entry:
         steps: longest episode; None where the environment ends by itself.
         packages: modules it imports, all from ``extra``.
         extra: extra of flowkit-fm that installs them.
-        mujoco: it draws with MuJoCo.
     """
 
     entry_point: str
@@ -24,11 +23,10 @@ class Entry:
     steps: int | None = None
     packages: tuple[str, ...] = ()
     extra: str = "policy"
-    mujoco: bool = False
 
 
 _HERE = "domains.policy.envs"
-#: Tasks of Meta-World that have an id of their own; every other one is made by ``make_meta_world(task)``.
+#: Tasks of Meta-World that have an id of their own; others: ``make_env("FlowKit/MetaWorld-reach-v0", task="soccer")``.
 META_WORLD_TASKS = (
     "reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown", "window-open",
     "peg-insert-side",
@@ -36,22 +34,24 @@ META_WORLD_TASKS = (
 
 
 def _maze(steps: int, **kwargs: Any) -> Entry:
-    return Entry(f"{_HERE}.point_maze:make_point_maze", kwargs, steps, ("gymnasium_robotics", "mujoco"), "envs", True)
+    return Entry(f"{_HERE}.point_maze:make_point_maze", kwargs, steps, ("gymnasium_robotics", "mujoco"), "envs")
 
 
 def _meta_world(task: str) -> Entry:
     return Entry(
-        f"{_HERE}.meta_world:make_meta_world", {"task": task}, 200, ("metaworld", "mujoco"), "envs", True
+        f"{_HERE}.meta_world:make_meta_world", {"task": task}, 200, ("metaworld", "mujoco"), "envs"
     )  # fmt: skip
 
 
 def _cubes(cubes: str, steps: int) -> Entry:
-    return Entry(f"{_HERE}.cubes:make_cubes", {"cubes": cubes}, steps, ("ogbench", "mujoco"), "ogbench", True)
+    return Entry(f"{_HERE}.cubes:make_cubes", {"cubes": cubes}, steps, ("ogbench", "mujoco"), "ogbench")
 
 
 #: id -> how it is made. Ids of other packages work as well (see :func:`domains.policy.envs.make.make_env`).
 ENVIRONMENTS: dict[str, Entry] = {
     "FlowKit/Fork-v0": Entry(f"{_HERE}.fork:Fork"),
+    "FlowKit/Fork4-v0": Entry(f"{_HERE}.fork:Fork", {"modes": 4}),
+    "FlowKit/Fork8-v0": Entry(f"{_HERE}.fork:Fork", {"modes": 8}),
     "FlowKit/PointMazeUMaze-v0": _maze(300, maze="umaze"),
     "FlowKit/PointMazeMedium-v0": _maze(600, maze="medium"),
     "FlowKit/PointMazeLarge-v0": _maze(800, maze="large"),

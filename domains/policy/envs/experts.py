@@ -56,7 +56,7 @@ class Expert(ABC):
 
 #: Pattern of ids -> ``module:class`` of the expert (imported when it is asked for).
 EXPERTS = {
-    "FlowKit/Fork-v0": "domains.policy.envs.fork_expert:ForkExpert",
+    "FlowKit/Fork*-v0": "domains.policy.envs.fork_expert:ForkExpert",
     "FlowKit/PointMaze*-v0": "domains.policy.envs.maze_expert:MazeExpert",
     "PointMaze_*-v3": "domains.policy.envs.maze_expert:MazeExpert",
     "FlowKit/MetaWorld-*-v0": "domains.policy.envs.meta_world:MetaWorldExpert",

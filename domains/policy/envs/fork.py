@@ -116,7 +116,8 @@ class ForkBatch:
 
 
 class Fork(gymnasium.Env):
-    """``FlowKit/Fork-v0``. Observation (x, y), action the side step in [-1, 1]; with more modes (x, y, z) and two steps.
+    """``FlowKit/Fork-v0``: observation (x, y), action the side step in [-1, 1]. With more modes (``FlowKit/Fork4-v0``,
+    ``Fork8``) it is (x, y, z) and two side steps.
 
     An episode ends after 26 steps or in the obstacle. The reward is 1 at a success, else 0. ``info["success"]`` is
     always there; ``info["mode"]``, the lane, when a lane was reached.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import importlib.util
+import io
 import os
 import sys
 from typing import Any, Literal
@@ -16,15 +19,15 @@ from flowkit.config.plugins import one_line
 from flowkit.errors import UserError, nearest
 
 Render = Literal["none", "human", "rgb_array"]
-#: Ids of other packages: how they begin -> (module that registers them, extra, draws with MuJoCo, settings they need).
-_FOREIGN: dict[str, tuple[str, str, bool, dict[str, Any]]] = {
+#: Ids of other packages: how they begin -> (module that registers them, extra, settings they need).
+_FOREIGN: dict[str, tuple[str, str, dict[str, Any]]] = {
     # Without this setting an episode never ends.
-    "PointMaze_": ("gymnasium_robotics", "envs", True, {"continuing_task": False}),
-    "AntMaze_": ("gymnasium_robotics", "envs", True, {"continuing_task": False}),
-    "Fetch": ("gymnasium_robotics", "envs", True, {}),
-    "Adroit": ("gymnasium_robotics", "envs", True, {}),
-    "FrankaKitchen": ("gymnasium_robotics", "envs", True, {}),
-    "gym_pusht/": ("gym_pusht", "envs", False, {}),
+    "PointMaze_": ("gymnasium_robotics", "envs", {"continuing_task": False}),
+    "AntMaze_": ("gymnasium_robotics", "envs", {"continuing_task": False}),
+    "Fetch": ("gymnasium_robotics", "envs", {}),
+    "Adroit": ("gymnasium_robotics", "envs", {}),
+    "FrankaKitchen": ("gymnasium_robotics", "envs", {}),
+    "gym_pusht/": ("gym_pusht", "envs", {}),
 }
 
 
@@ -73,9 +76,9 @@ def make_env(env_id: str, *, render: Render = "none", **kwargs: Any) -> gymnasiu
         UserError: no such id, a package is missing, or an option is wrong.
     """
     register()
-    mujoco, settings = _prepare(env_id)
-    if mujoco and render != "none":
+    if render != "none":
         _choose_backend()
+    settings = _prepare(env_id)
     try:
         env = gymnasium.make(
             env_id, render_mode=None if render == "none" else render, disable_env_checker=True, **{**settings, **kwargs}
@@ -97,27 +100,27 @@ def spaces_of(env_id: str, **kwargs: Any) -> tuple[gymnasium.Space, gymnasium.Sp
         env.close()
 
 
-def _prepare(env_id: str) -> tuple[bool, dict[str, Any]]:
-    """Import what registers ``env_id``. Returns whether it draws with MuJoCo, and the settings it needs."""
+def _prepare(env_id: str) -> dict[str, Any]:
+    """Import what registers ``env_id``. Returns the settings it needs."""
     entry = ENVIRONMENTS.get(env_id)
     if entry is not None:
         _check_packages(env_id, entry)
-        return entry.mujoco, {}
+        return {}
     if env_id in gymnasium.registry and not any(env_id.startswith(prefix) for prefix in _FOREIGN):
-        return "mujoco" in str(gymnasium.registry[env_id].entry_point), {}
-    for prefix, (module, extra, mujoco, settings) in _FOREIGN.items():
+        return {}
+    for prefix, (module, extra, settings) in _FOREIGN.items():
         if env_id.startswith(prefix):
             _check_packages(env_id, Entry("", packages=(module,), extra=extra))
-            gymnasium.register_envs(importlib.import_module(module))
+            gymnasium.register_envs(sys.modules[module])
             if env_id in gymnasium.registry:
-                return mujoco, settings
+                return settings
     module, colon, name = env_id.partition(":")
     if colon:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise UserError(f"{env_id}: there is no module {module!r}; install it, or leave the part before ':' out")
         importlib.import_module(module)
         if name in gymnasium.registry:
-            return False, {}
+            return {}
     raise UserError(f"no environment {env_id!r}; {_nearest_id(name if colon else env_id)}")
 
 
@@ -128,15 +131,22 @@ def _nearest_id(env_id: str) -> str:
 
 
 def _check_packages(env_id: str, entry: Entry) -> None:
+    """Import what ``env_id`` needs, without the notices that packages print when they are imported."""
     missing = [name for name in entry.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"{env_id} needs {' and '.join(missing)}, which is not installed: pip install 'flowkit-fm[{entry.extra}]'"
         )
+    with contextlib.redirect_stderr(io.StringIO()):
+        for name in entry.packages:
+            importlib.import_module(name)
 
 
 def _choose_backend() -> None:
-    """MuJoCo draws through EGL where there is no screen, unless the user chose otherwise."""
+    """MuJoCo draws through EGL where there is no screen, unless the user chose otherwise.
+
+    It looks when it is first imported, so this comes before; nothing else reads the variable.
+    """
     headless = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if sys.platform == "linux" and headless:
         os.environ.setdefault("MUJOCO_GL", "egl")
