@@ -12,6 +12,10 @@ from torch import Tensor
 from flowkit.cond import Cond
 from flowkit.paths.path import Path
 
+#: The head that tells how spread the flow still is: log of the root mean square, over the elements of a sample, of the
+#: conditional standard deviation of dx/dt given x_t; (b,).
+LOG_SIGMA = "log_sigma"
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -34,7 +38,7 @@ class Field(ABC):
 
     @abstractmethod
     def __call__(self, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond | None = None) -> Evaluation:
-        """The velocity at (x, t)."""
+        """The velocity at (x, t). Both belong to the caller: do not write into them."""
 
 
 class FunctionField(Field):

@@ -6,7 +6,6 @@ No value is read back and no tensor is copied to the device, so a solve can be c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,24 +35,29 @@ class _Redrawn(Field):
 def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
     """Solve on the times ``plan``, both ends included."""
     field, x, solver, cond, hooks = problem.field, problem.x, problem.solver, problem.cond, problem.hooks
-    redrawn = _Redrawn(field, problem.generator) if cond is not None and cond.varies else None
-    field = redrawn or field
-    b, steps = x.shape[0], len(plan) - 1
-    times = _times(plan, x)
-    save_times = read_times(problem.save, problem.span)
-    recorder = None
-    if save_times is not None or problem.save is Save.DENSE:
+    redrawn = None
+    if cond is not None and cond.varies:
+        field = redrawn = _Redrawn(field, problem.generator)
+    recorder = trajectory = None
+    if problem.save is Save.STEPS:
+        trajectory = [x]
+    elif problem.save is not Save.END:
+        save_times = read_times(problem.save, problem.span)
         recorder = Recorder(x, save_times, problem.save is Save.DENSE, problem.span)
-    trajectory = [x] if problem.save is Save.STEPS else None
 
+    # Filled where the state lives, not copied there from the host, which would wait.
+    batch, dtype, device = (x.shape[0],), time_dtype(x), x.device
+    steps, cost, budget = len(plan) - 1, solver.evaluations, problem.max_evaluations
     evaluations, done = 0, 0
     calls: int | Tensor = 0
     last: Evaluation | None = None
     memory: Any = None
+    t0 = torch.full(batch, plan[0], dtype=dtype, device=device)
     for i in range(steps):
-        if evaluations + solver.evaluations > problem.max_evaluations:
+        if evaluations + cost > budget:
             break
-        t0, t1, size = times[i], times[i + 1], plan[i + 1] - plan[i]
+        start, end = plan[i], plan[i + 1]
+        t1 = torch.full(batch, end, dtype=dtype, device=device)
         if redrawn is not None:
             redrawn.index = i
         first = last
@@ -70,11 +74,11 @@ def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
                 x, first = replacement, field(replacement, t0, cond)
                 evaluations += 1
                 calls = calls + first.calls
-        between = recorder is not None and recorder.needs_between(plan[i], plan[i + 1])
-        step = solver.step(field, t0, t1, x, first, memory, cond, size=size, estimate=between)
+        between = recorder is not None and recorder.needs_between(start, end)
+        step = solver.step(field, t0, t1, x, first, memory, cond, size=end - start, estimate=between)
         evaluations += step.evaluations
         calls = calls + step.calls
-        last, memory, done = step.last, step.memory, i + 1
+        last, memory = step.last, step.memory
         if recorder is not None:
             polynomial = None
             if between and step.dense is not None:
@@ -85,52 +89,31 @@ def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
                     evaluations += 1
                     calls = calls + last.calls
                 polynomial = hermite(x, first.v, step.x, last.v, t1 - t0)
-            recorder.add_common(plan[i], plan[i + 1], step.x, polynomial)
-        x = step.x
+            recorder.add_common(start, end, step.x, polynomial)
+        x, t0, done = step.x, t1, i + 1
         if trajectory is not None:
             trajectory.append(x)
 
     for hook in hooks:
-        replacement = hook(done, times[done], x, None)
+        replacement = hook(done, t0, x, None)
         x = x if replacement is None else replacement
     outcome = Status.OK if done == steps else Status.MAX_EVALUATIONS
-
-    def count(value: int | Tensor) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(torch.int64).expand(b)
-        return lambda: torch.full((b,), value, dtype=torch.int64, device=x.device)
-
-    solution = Solution(
-        x=x,
-        evaluations=count(evaluations),
-        network_calls=count(calls),
-        accepted=count(done),
-        rejected=count(0),
-        status=lambda: torch.where(broken(x, cond), int(Status.NON_FINITE), int(outcome)),  # pyright: ignore[reportArgumentType]
-        stopped_at=lambda: torch.full((b,), plan[done], dtype=torch.float64, device=x.device),  # pyright: ignore[reportArgumentType]
-    )
+    # Numbers and a function where tensors are due: the solution makes them when they are read.
+    on_demand: dict[str, Any] = {
+        "evaluations": evaluations,
+        "network_calls": calls if isinstance(calls, int) else calls.to(torch.int64).expand(batch),
+        "accepted": done,
+        "rejected": 0,
+        "status": lambda: torch.where(broken(x, cond), int(Status.NON_FINITE), int(outcome)),
+        "stopped_at": plan[done],
+    }
+    solution = Solution(x, **on_demand)
     if trajectory is not None:
         solution.ts = torch.tensor(plan[: done + 1], dtype=torch.float64, device=x.device)
         solution.xs = torch.stack(trajectory)
     if recorder is not None:
         recorder.deliver(solution)
     return solution
-
-
-def _times(plan: Sequence[float], x: Tensor) -> list[Tensor]:
-    """Every time of the plan as a view (b,) of one element."""
-    dtype, b = time_dtype(x), x.shape[0]
-    if x.device.type == "cpu":
-        return [t.expand(b) for t in _on_host(tuple(plan), dtype)]
-    # Filled on the device: a copy from the host would wait for it.
-    return [torch.full((), t, dtype=dtype, device=x.device).expand(b) for t in plan]
-
-
-@lru_cache(maxsize=64)
-def _on_host(plan: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # Plain tensors even in inference mode, for later solves may want gradients.
-    with torch.inference_mode(False):
-        return torch.tensor(plan, dtype=dtype).unbind()
 
 
 def check_shape(first: Evaluation, x: Tensor) -> None:

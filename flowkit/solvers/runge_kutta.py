@@ -77,22 +77,7 @@ class RungeKutta(Solver):
     ) -> Step:
         if size is None:
             return self._step_per_sample(field, t0, t1, x, first, cond)
-        return self._step_common(field, t0, t1, x, first, cond, size, estimate)
-
-    def _step_common(
-        self,
-        field: Field,
-        t0: Tensor,
-        t1: Tensor,
-        x: Tensor,
-        first: Evaluation,
-        cond: Cond | None,
-        size: float,
-        estimate: bool,
-    ) -> Step:
-        """The step of a fixed grid. The last of the same stages is left to the loop, which needs it at every step but
-        the last.
-        """
+        # On a fixed grid the last of the same stages is left to the loop, which needs it at every step but the last.
         slopes = [first.v]
         calls: int | Tensor = 0
         for i in range(1, self.evaluations):

@@ -19,7 +19,7 @@ from flowkit.solvers.solver import Controller, Solution, Solver
 Hook = Callable[[int, Tensor, Tensor, Evaluation | None], Tensor | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes its construction three times as slow, at every solve
 class Problem:
     """One solve, checked: the arguments of :func:`flowkit.solvers.solve.solve` with the field wrapped and the
     controller chosen.

@@ -163,7 +163,9 @@ def time_dtype(x: Tensor) -> torch.dtype:
 
 
 class _OnDemand:
-    """A field of a dataclass that may be given as a function and is made when it is first read."""
+    """A field (b,) of a solution that may be given as one number for all samples or as a function; made a tensor when
+    it is first read.
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = "_" + name
@@ -171,14 +173,19 @@ class _OnDemand:
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             raise AttributeError  # so that the field has no default
-        value = getattr(instance, self.name)
+        value = instance.__dict__[self.name]
         if not isinstance(value, Tensor):
-            value = value()
-            setattr(instance, self.name, value)
+            instance.__dict__[self.name] = value = value() if callable(value) else _of_all(value, instance.x)
         return value
 
     def __set__(self, instance: Any, value: Any) -> None:
-        setattr(instance, self.name, value)
+        instance.__dict__[self.name] = value
+
+
+def _of_all(value: float, x: Tensor) -> Tensor:
+    """(b,) of one number: int64, or float64 where it is no integer."""
+    dtype = torch.int64 if isinstance(value, int) else torch.float64
+    return torch.full(x.shape[:1], value, dtype=dtype, device=x.device)
 
 
 @dataclass
