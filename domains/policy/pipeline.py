@@ -128,9 +128,7 @@ class FlowPolicy:
             return self.sampler if steps is None else replace(self.sampler, steps=steps, controller=None)
         from flowkit.solvers.variance_adaptive import VarianceAdaptive
 
-        from domains.policy.task import LOG_SIGMA
-
-        if not any(head.name == LOG_SIGMA for head in self.task.networks.main.spec.heads):
+        if not self.task.predicts_spread:
             raise UserError(
                 f"eta chooses steps by a predicted spread, and this model ({type(self.task.objective).__name__}) "
                 "predicts none: give steps"

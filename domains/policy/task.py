@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,9 @@ from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.errors import UserError
+from flowkit.fields.field import LOG_SIGMA
 from flowkit.nn.network import Network, NetworkSpec
+from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.objectives.objective import Networks, Objective
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
@@ -28,8 +31,6 @@ from flowkit.tasks import Presentation, Task
 
 #: The condition that networks of policies read.
 OBSERVATION = "observation"
-#: A head of this name holds the log of the spread of the actions; at t = 0 in the units of normalised actions.
-LOG_SIGMA = "log_sigma"
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,32 @@ class PolicyTask(Task):
                 self.networks, like, self.encode(parts), sampler=sampler, x0=x0, generator=generator
             )
         actions = self.normaliser.actions(solution.x)
-        sigma0 = sigma[0].exp() if sigma and sigma[0].shape == (state.shape[0],) else None
+        sigma0 = sigma[0].exp() * self._sigma_scale if sigma and sigma[0].shape == (state.shape[0],) else None
         return Plan(actions, solution.evaluations, solution.network_calls, sigma0, solution)
+
+    @property
+    def predicts_spread(self) -> bool:
+        """Whether a network tells how spread the actions are (AdaFlow): then a solver may choose its steps by that."""
+        return self._spread_network is not None
+
+    @cached_property
+    def _spread_network(self) -> Network | None:
+        for name in self.networks:
+            if any(head.name == LOG_SIGMA for head in self.networks[name].spec.heads):
+                return self.networks[name]
+        return None
+
+    @cached_property
+    def _sigma_scale(self) -> float:
+        """From the spread of what the network predicts to that of the velocity, at t = 0 (1 for data and velocity)."""
+        assert isinstance(self.objective, FlowMatching)
+        return float(self.objective.prediction.velocity_factor(torch.zeros(1), self.objective.path).sqrt())
 
     @contextmanager
     def _first_sigma(self) -> Iterator[list[Tensor]]:
         """Catches the head ``log_sigma`` of the first call of the network, which solvers make at t = 0 anyway."""
         caught: list[Tensor] = []
-        main = self.networks.main
-        if not any(head.name == LOG_SIGMA for head in main.spec.heads):
+        if self._spread_network is None or not isinstance(self.objective, FlowMatching):
             yield caught
             return
 
@@ -205,7 +223,7 @@ class PolicyTask(Task):
             if not caught:
                 caught.append(out[LOG_SIGMA])
 
-        handle = main.register_forward_hook(catch)
+        handle = self._spread_network.register_forward_hook(catch)
         try:
             yield caught
         finally:

@@ -54,7 +54,7 @@ class ForkToy(Demonstrations):
             observations=observations,
             actions=actions,
             ends=np.arange(1, self.count + 1) * STEPS,
-            layout=ObservationLayout((("position", 2),), images),
+            layout=ObservationLayout((("position" if images else "", 2),), images),
             action_low=np.full(1, -1.0, np.float32),
             action_high=np.full(1, 1.0, np.float32),
         )
