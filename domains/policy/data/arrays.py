@@ -70,10 +70,12 @@ class ArrayDemonstrations(Demonstrations):
         """
         path = Path(self.file).expanduser()
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if not isinstance(arrays, Mapping):
-                    raise UserError(f"{self.file!r} is a single array: save named arrays with numpy.savez")
-                return self._episodes(arrays)
+            with path.open("rb") as file:
+                if not zipfile.is_zipfile(file):
+                    raise UserError(f"{self.file!r} is no whole .npz file: save named arrays with numpy.savez")
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return self._episodes(arrays)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UserError(f"cannot read the arrays of {self.file!r}: {reason}") from error

@@ -112,7 +112,7 @@ def write_minari(
             rewards=np.asarray(episode.rewards, dtype=np.float64),  # pyright: ignore[reportArgumentType]
             terminations=np.asarray(episode.terminations, dtype=bool),  # pyright: ignore[reportArgumentType]
             truncations=np.asarray(episode.truncations, dtype=bool),  # pyright: ignore[reportArgumentType]
-            infos=None if episode.infos is None else dict(episode.infos),
+            infos=None if episode.infos is None else _infos(episode.infos),
         )
         for episode in episodes
     ]
@@ -164,6 +164,18 @@ def _check(number: int, episode: RecordedEpisode) -> None:
     for name, length in lengths.items():
         if length != steps:
             raise UserError(f"episode {number} has {steps} rewards, and {name} for {length} steps")
+
+
+def _infos(infos: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of single values as lists: Minari's arrow back ends cannot read them back as arrays."""
+    return {
+        key: _infos(values)
+        if isinstance(values, Mapping)
+        else values.tolist()
+        if isinstance(values, np.ndarray) and values.ndim == 1
+        else values
+        for key, values in infos.items()
+    }
 
 
 def _leaves(nested: Any, before: str = "") -> Iterator[tuple[str, Any]]:
