@@ -66,8 +66,7 @@ class DataSource(ABC):
         """What ``flowkit data stats`` prints and tasks normalise with: plain numbers, strings and lists."""
 
     def loss_split(self) -> Samples:
-        """What the validation loss is measured on: the validation split, unless it cannot stand in for training
-        data."""
+        """What the validation loss is measured on where the training split holds pairs: pairs that were held out."""
         return self.split("validation")
 
     def provenance(self) -> Mapping[str, Any]:

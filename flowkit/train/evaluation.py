@@ -26,7 +26,7 @@ def validation_loss(
     Args:
         accelerator: of the run; every process takes its share.
         task: in eval mode, holding the weights to judge.
-        samples: the validation split, or what stands for it (``DataSource.loss_split``).
+        samples: the validation split; where training is on pairs, those held out.
         phase, step: handed to the task.
         batch, bucket, limit, threads: see :func:`flowkit.train.loader.sweep`.
         seed: of the training.

@@ -54,7 +54,8 @@ class Run:
 
         with self.accelerator.main_process_first():
             data.prepare()
-        self.samples = {"train": data.split("train"), "validation": data.split("validation"), "loss": data.loss_split()}
+        self.samples = {"train": data.split("train"), "validation": data.split("validation")}
+        self.samples["loss"] = data.loss_split() if data.pairs else self.samples["validation"]
         self.provenance = data.provenance()
         if found is None and not warm_start:
             if data.pairs:
