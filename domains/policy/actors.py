@@ -183,10 +183,11 @@ def check_spaces(policy: Any, env: gymnasium.Env) -> None:
     except UserError as error:
         raise UserError(f"the policy does not fit {name}: {error}") from None
     space, size = env.action_space, int(np.size(policy.action_low))
-    if not isinstance(space, Box) or int(np.prod(space.shape)) != size:
-        takes = f"{int(np.prod(space.shape))} numbers" if isinstance(space, Box) else str(space)
+    if not isinstance(space, Box):
+        raise UserError(f"the policy does not fit {name}: it gives numbers, the environment takes {space}")
+    if int(np.prod(space.shape)) != size:
         raise UserError(
-            f"the policy does not fit {name}: its actions are {size} numbers, the environment takes {takes}"
+            f"the policy does not fit {name}: its actions have {size} entries, the environment's {np.prod(space.shape)}"
         )
 
 
