@@ -45,9 +45,12 @@ class VerbModule(Protocol):
 class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are a :class:`UserError` with the nearest option."""
 
+    #: Plugins' verbs of two words that begin with this one.
+    also: Sequence[str] = ()
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise instead of printing the usage."""
-        raise UserError(message)
+        raise UserError(message + (f"; plugins add: {', '.join(self.also)}" if self.also else ""))
 
     def check_no_extras(self, extras: Sequence[str]) -> None:
         """Refuse what is left over."""
@@ -59,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def all_verbs() -> dict[str, tuple[str, str]]:
-    """Verb -> (module, summary), plugins' verbs included."""
+    """Verb -> (module, summary), plugins' verbs included. A verb may have two words: ``data record``."""
     verbs = {name: (f"flowkit.cli.{name}", summary) for name, summary in VERBS.items()}
     for plugin in plugins.plugins().values():
         for name in plugin.verbs:
@@ -96,14 +99,18 @@ def _run(arguments: list[str]) -> int:
         print(f"flowkit {__version__}")
         return 0
     verbs = all_verbs()
-    name, rest = arguments[0], arguments[1:]
+    words = 2 if " ".join(arguments[:2]) in verbs else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in verbs:
         raise UserError(f"no verb {name!r}; {nearest(name, verbs)}{plugins.failure_note()}")
     module: VerbModule = importlib.import_module(verbs[name][0])  # type: ignore[assignment]
+    longer = {f"flowkit {verb}": summary for verb, (_, summary) in verbs.items() if verb.startswith(f"{name} ")}
+    epilog = [getattr(module, "EXAMPLE", ""), *(f"see also: {verb} --help  ({told})" for verb, told in longer.items())]
     parser = Parser(
-        prog=f"flowkit {name}", description=verbs[name][1].rstrip(".") + ".", epilog=getattr(module, "EXAMPLE", None),
+        prog=f"flowkit {name}", description=verbs[name][1].rstrip(".") + ".", epilog="\n\n".join(filter(None, epilog)),
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
+    parser.also = list(longer)
     parser.set_defaults(overrides=False)
     module.add_arguments(parser)
     parser.add_argument(
@@ -143,7 +150,7 @@ def _overview() -> str:
         "",
         "verbs:",
     ]
-    lines += [f"  {name:<10} {summary}" for name, (_, summary) in all_verbs().items()]
+    lines += [f"  {name:<12} {summary}" for name, (_, summary) in all_verbs().items()]
     lines += ["", "flowkit VERB --help shows the options of a verb, with an example.", "", "examples:"]
     lines += [
         "  flowkit list recipes",

@@ -13,14 +13,14 @@ from flowkit.errors import UserError
 
 
 class ScriptedDemonstrations(CachedDemonstrations):
-    """The scripted expert of an environment acts ``demonstrations`` times; the episodes are kept in the cache.
+    """The scripted expert of an environment acts until ``episodes`` are there; the episodes are kept in the cache.
 
     Episode i is a function of the arguments alone. Starts have seeds below 100,000; rollouts begin at 100,000.
 
     Args:
         environment: gymnasium id of an environment that has an expert (``FlowKit/Fork-v0``, ``FlowKit/PointMaze...``,
             ``FlowKit/MetaWorld-...``, ``FlowKit/Cube...``).
-        demonstrations: episodes to record.
+        episodes: how many to record.
         noise: standard deviation of what the expert adds to its actions, in their units; null: its own.
         recording_seed: other seeds give other episodes.
         only_successes: leave failed attempts out and make more.
@@ -36,7 +36,7 @@ class ScriptedDemonstrations(CachedDemonstrations):
         self,
         environment: str,
         *,
-        demonstrations: int = 200,
+        episodes: int = 200,
         noise: float | None = None,
         recording_seed: int = 0,
         only_successes: bool = True,
@@ -46,7 +46,7 @@ class ScriptedDemonstrations(CachedDemonstrations):
         **options: Any,
     ) -> None:
         super().__init__(cache=cache, **options)
-        self.environment, self.demonstrations, self.noise = environment, demonstrations, noise
+        self.environment, self.count, self.noise = environment, episodes, noise
         self.recording_seed, self.only_successes = recording_seed, only_successes
         self.keys, self.workers = list(keys or ()), workers
 
@@ -59,7 +59,7 @@ class ScriptedDemonstrations(CachedDemonstrations):
         """See :class:`CachedDemonstrations`."""
         return {
             "environment": self.environment,
-            "demonstrations": self.demonstrations,
+            "episodes": self.count,
             "noise": self.noise,
             "seed": self.recording_seed,
             "only_successes": self.only_successes,
@@ -79,14 +79,14 @@ class ScriptedDemonstrations(CachedDemonstrations):
         from domains.policy.envs.make import spaces_of
         from domains.policy.record import chosen
 
-        if self.demonstrations < 1:
-            raise UserError(f"ScriptedDemonstrations needs at least one episode, got {self.demonstrations}")
+        if self.count < 1:
+            raise UserError(f"ScriptedDemonstrations needs at least one episode, got {self.count}")
         script = Script(self.environment, seed=self.recording_seed, noise=self.noise)
         observation_space, action_space = spaces_of(self.environment)
         assert isinstance(action_space, gymnasium.spaces.Box)
         layout = ObservationLayout.of_space(observation_space, keys=self.keys)
-        bar = tqdm(total=self.demonstrations, desc=f"recording {self.environment}", unit="episode", mininterval=1.0)
-        stream = chosen(script, self.demonstrations, only_successes=self.only_successes, workers=self.workers)
+        bar = tqdm(total=self.count, desc=f"recording {self.environment}", unit="episode", mininterval=1.0)
+        stream = chosen(script, self.count, only_successes=self.only_successes, workers=self.workers)
         with bar, EpisodeWriter(folder, layout, actions=int(action_space.shape[0])) as writer:
             for number, episode in enumerate(stream):
                 if self.only_successes and not episode.success:

@@ -26,7 +26,7 @@ class Entry:
 
 
 _HERE = "domains.policy.envs"
-#: Tasks of Meta-World that have an id of their own; others: ``make_env("FlowKit/MetaWorld-reach-v0", task="soccer")``.
+#: Tasks of Meta-World that are listed; its other tasks are registered when ``make_env`` is asked for them.
 META_WORLD_TASKS = (
     "reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown", "window-open",
     "peg-insert-side",
@@ -37,10 +37,9 @@ def _maze(steps: int, **kwargs: Any) -> Entry:
     return Entry(f"{_HERE}.point_maze:make_point_maze", kwargs, steps, ("gymnasium_robotics", "mujoco"), "envs")
 
 
-def _meta_world(task: str) -> Entry:
-    return Entry(
-        f"{_HERE}.meta_world:make_meta_world", {"task": task}, 200, ("metaworld", "mujoco"), "envs"
-    )  # fmt: skip
+def meta_world_entry(task: str) -> Entry:
+    """The entry of one of Meta-World's tasks (name without the version). Its experts need 50 to 140 steps."""
+    return Entry(f"{_HERE}.meta_world:make_meta_world", {"task": task}, 200, ("metaworld", "mujoco"), "envs")
 
 
 def _cubes(cubes: str, steps: int) -> Entry:
@@ -56,7 +55,7 @@ ENVIRONMENTS: dict[str, Entry] = {
     "FlowKit/PointMazeMedium-v0": _maze(600, maze="medium"),
     "FlowKit/PointMazeLarge-v0": _maze(800, maze="large"),
     "FlowKit/PointMazeRing-v0": _maze(400, maze="ring"),
-    **{f"FlowKit/MetaWorld-{task}-v0": _meta_world(task) for task in META_WORLD_TASKS},
+    **{f"FlowKit/MetaWorld-{task}-v0": meta_world_entry(task) for task in META_WORLD_TASKS},
     "FlowKit/PushT-v0": Entry(
         f"{_HERE}.push_t:make_push_t", {}, 300, ("gym_pusht", "pymunk", "pygame", "shapely"), "envs"
     ),
@@ -81,6 +80,11 @@ def register() -> None:
         ) from error
     for env_id, entry in ENVIRONMENTS.items():
         if env_id not in gymnasium.registry:
-            gymnasium.register(
-                env_id, entry_point=entry.entry_point, kwargs=dict(entry.kwargs), max_episode_steps=entry.steps
-            )
+            register_entry(env_id, entry)
+
+
+def register_entry(env_id: str, entry: Entry) -> None:
+    """Make one id known to gymnasium."""
+    import gymnasium
+
+    gymnasium.register(env_id, entry_point=entry.entry_point, kwargs=dict(entry.kwargs), max_episode_steps=entry.steps)

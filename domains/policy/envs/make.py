@@ -8,13 +8,14 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
-from domains.policy.envs import ENVIRONMENTS, Entry, register
+from domains.policy.envs import ENVIRONMENTS, Entry, meta_world_entry, register, register_entry
 from flowkit.config.plugins import one_line
 from flowkit.errors import UserError, nearest
 
@@ -29,6 +30,7 @@ _FOREIGN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "FrankaKitchen": ("gymnasium_robotics", "envs", {}),
     "gym_pusht/": ("gym_pusht", "envs", {}),
 }
+_META_WORLD = re.compile(r"FlowKit/MetaWorld-([a-z-]+)-v0")
 
 
 class ReportSuccess(gymnasium.Wrapper):
@@ -103,8 +105,13 @@ def spaces_of(env_id: str, **kwargs: Any) -> tuple[gymnasium.Space, gymnasium.Sp
 def _prepare(env_id: str) -> dict[str, Any]:
     """Import what registers ``env_id``. Returns the settings it needs."""
     entry = ENVIRONMENTS.get(env_id)
+    task = _META_WORLD.fullmatch(env_id)
+    if entry is None and task:
+        entry = meta_world_entry(task[1])
     if entry is not None:
         _check_packages(env_id, entry)
+        if task and env_id not in gymnasium.registry:
+            _register_task(env_id, task[1], entry)
         return {}
     if env_id in gymnasium.registry and not any(env_id.startswith(prefix) for prefix in _FOREIGN):
         return {}
@@ -122,6 +129,15 @@ def _prepare(env_id: str) -> dict[str, Any]:
         if name in gymnasium.registry:
             return {}
     raise UserError(f"no environment {env_id!r}; {_nearest_id(name if colon else env_id)}")
+
+
+def _register_task(env_id: str, task: str, entry: Entry) -> None:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    if f"{task}-v3" not in ALL_V3_ENVIRONMENTS:
+        known = [f"FlowKit/MetaWorld-{name.removesuffix('-v3')}-v0" for name in ALL_V3_ENVIRONMENTS]
+        raise UserError(f"no environment {env_id!r}; {nearest(env_id, known)}")
+    register_entry(env_id, entry)
 
 
 def _nearest_id(env_id: str) -> str:
