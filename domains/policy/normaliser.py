@@ -72,8 +72,9 @@ class Normaliser(nn.Module):
             scale, shift = _scales(statistics[kind], self.state_mode if kind == "state" else "range")
             getattr(self, f"{kind}_scale").copy_(scale)
             getattr(self, f"{kind}_shift").copy_(shift)
-        self.action_low.copy_(torch.as_tensor(statistics["action_low"], dtype=torch.float32))
-        self.action_high.copy_(torch.as_tensor(statistics["action_high"], dtype=torch.float32))
+        for name, unbounded in (("action_low", -torch.inf), ("action_high", torch.inf)):
+            bounds = [unbounded if bound is None else bound for bound in statistics[name]]
+            getattr(self, name).copy_(torch.tensor(bounds, dtype=torch.float32))
         self.remember({name: statistics[name] for name in _FACTS if name in statistics})
 
     def remember(self, facts: Mapping[str, Any]) -> None:

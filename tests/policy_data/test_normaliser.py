@@ -87,6 +87,8 @@ def test_actions_are_clipped_to_the_environments_bounds():
     normaliser.adapt(Drawn().statistics())
     wild = normaliser.actions(torch.tensor([[-50.0, 50.0]]))
     assert wild.tolist() == [[0.0, 512.0]]
+    normaliser.adapt({**Drawn().statistics(), "action_high": [None, 20.0]})
+    assert normaliser.action_high.tolist() == [float("inf"), 20.0]
     assert Normaliser(1, 2).actions(torch.tensor([[-50.0, 50.0]])).tolist() == [[-50.0, 50.0]]
 
 

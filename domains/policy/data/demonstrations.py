@@ -104,10 +104,10 @@ class Demonstrations(DataSource):
         """Plain numbers, names and lists.
 
         ``state`` and ``action`` (``min``, ``max``, ``mean``, ``std`` per entry, over the steps of the training split
-        only), ``action_low`` and ``action_high``, ``actions`` (entries), ``layout``, ``environment``, ``history``,
-        ``horizon``, ``execute``; ``episodes`` and ``steps`` of all splits together, ``splits`` (episodes, steps and
-        windows of each), ``lengths`` (of episodes), ``success`` (share, None where no episode says so), ``license``
-        and ``source``.
+        only), ``action_low`` and ``action_high`` (None for an entry without a bound), ``actions`` (entries),
+        ``layout``, ``environment``, ``history``, ``horizon``, ``execute``; ``episodes`` and ``steps`` of all splits
+        together, ``splits`` (episodes, steps and windows of each), ``lengths`` (of episodes), ``success`` (share, None
+        where no episode says so), ``license`` and ``source``.
         """
         recorded, train = self.recorded, self.split("train").episodes
         lengths, known = recorded.lengths, recorded.successes[recorded.successes >= 0]
@@ -136,11 +136,16 @@ class Demonstrations(DataSource):
             "execute": self.execute,
             "layout": recorded.layout.to_json(),
             "actions": recorded.actions.shape[1],
-            "action_low": recorded.action_low.tolist(),
-            "action_high": recorded.action_high.tolist(),
+            "action_low": _finite(recorded.action_low),
+            "action_high": _finite(recorded.action_high),
             "state": _moments(np.asarray(train.observations["state"])),
             "action": _moments(train.actions),
         }
+
+
+def _finite(bounds: np.ndarray) -> list[float | None]:
+    """Bounds with None for infinite ones, which JSON cannot hold."""
+    return [float(bound) if np.isfinite(bound) else None for bound in bounds]
 
 
 def _moments(values: np.ndarray) -> dict[str, list[float]]:
