@@ -102,9 +102,8 @@ def uniform(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Uniform on (0, 1) of ``shape``, batch first."""
-    device = torch.device(device)
     if isinstance(generator, Rows):
-        return _unit(_shift(generator.bits(shape, device), 40), _drawing_dtype(dtype)).to(dtype)
+        return _unit(_shift(generator.bits(shape, torch.device(device)), 40), _drawing_dtype(dtype)).to(dtype)
     return torch.rand(shape, generator=generator, device=device, dtype=dtype)
 
 
@@ -116,9 +115,8 @@ def normal(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Standard normal of ``shape``, batch first."""
-    device = torch.device(device)
     if isinstance(generator, Rows):
-        bits, work = generator.bits(shape, device), _drawing_dtype(dtype)
+        bits, work = generator.bits(shape, torch.device(device)), _drawing_dtype(dtype)
         radius = _unit(_shift(bits, 40), work).log_().mul_(-2.0).sqrt_()
         return radius.mul_(_unit(bits, work).mul_(2.0 * math.pi).cos_()).to(dtype)
     return torch.randn(shape, generator=generator, device=device, dtype=dtype)
@@ -126,7 +124,9 @@ def normal(
 
 def normal_like(x: Tensor, generator: RandomSource | None) -> Tensor:
     """Standard normal with the shape, device and dtype of ``x``."""
-    return normal(tuple(x.shape), generator, device=x.device, dtype=x.dtype)
+    if isinstance(generator, Rows):
+        return normal(tuple(x.shape), generator, device=x.device, dtype=x.dtype)
+    return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
 def rademacher_like(x: Tensor, generator: RandomSource | None) -> Tensor:

@@ -110,13 +110,14 @@ class FlowMatching(Objective):
         """The batch with x0 drawn and paired, its conditions dropped by chance, and the coupling's loss terms."""
         if batch.x1 is None:
             raise UserError("flow matching needs data x1, and the task gave none")
-        if isinstance(self.coupling, Independent) and batch.x0 is not None:
+        coupling = self.coupling
+        if isinstance(coupling, Independent) and batch.x0 is not None:
             raise UserError(
                 "the batch brings its own x0, which the coupling Independent would pass over: say coupling: GivenPairs"
             )
-        if batch.x0 is None and not isinstance(self.coupling, GivenPairs):
+        if batch.x0 is None and not isinstance(coupling, GivenPairs):
             batch = batch.replace(x0=self.source.draw(batch.x1, batch.cond, generator))
-        draw = self.coupling.draw(batch, generator)
+        draw = coupling.draw(batch, generator)
         batch = draw.batch
         if self.drop_condition:
             names = self.drop_names or tuple(batch.cond)

@@ -49,12 +49,13 @@ def _reciprocal(value: Tensor) -> Tensor:
     return value.masked_fill(value < torch.finfo(value.dtype).eps, torch.inf).reciprocal()
 
 
-def _column(t: Tensor, x: Tensor) -> Tensor:
+def column(t: Tensor, x: Tensor) -> Tensor:
     """``t`` as (b, 1, ..., 1) in its own dtype: coefficients are computed in the precision of time, then cast."""
     return t.reshape(t.shape[0], *[1] * (x.ndim - 1))
 
 
-def _cast(coefficients: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor, ...]:
+def cast(coefficients: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor, ...]:
+    """The coefficients in the dtype of the state."""
     return coefficients if coefficients[0].dtype == x.dtype else tuple(c.to(x.dtype) for c in coefficients)
 
 
@@ -86,7 +87,7 @@ class AffinePath(Path):
         return Inversion(-d_sigma * over, sigma * over, d_alpha * over, -alpha * over)
 
     def at(self, x0: State, x1: State, t: Time, aux: Tensor | None = None) -> Point:
-        alpha, sigma, d_alpha, d_sigma = _cast(self.coefficients(_column(t, x1)), x1)
+        alpha, sigma, d_alpha, d_sigma = cast(self.coefficients(column(t, x1)), x1)
         xt = torch.addcmul(alpha * x1, sigma, x0)
         return Point(x0, x1, t, xt, torch.addcmul(d_alpha * x1, d_sigma, x0))
 
@@ -94,12 +95,12 @@ class AffinePath(Path):
 
     def data(self, x: State, v: State, t: Time) -> State:
         """x1 from the velocity: (sigma v - sigma' x) / D."""
-        of_x, of_v, _, _ = _cast(self.inversion(_column(t, x)), x)
+        of_x, of_v, _, _ = cast(self.inversion(column(t, x)), x)
         return torch.addcmul(of_x * x, of_v, v)
 
     def noise(self, x: State, v: State, t: Time) -> State:
         """x0 from the velocity: (alpha' x - alpha v) / D."""
-        _, _, of_x, of_v = _cast(self.inversion(_column(t, x)), x)
+        _, _, of_x, of_v = cast(self.inversion(column(t, x)), x)
         return torch.addcmul(of_x * x, of_v, v)
 
     def score(self, x: State, v: State, t: Time, *, assume_independent_gaussian: bool = False) -> State:
@@ -125,20 +126,20 @@ class AffinePath(Path):
 
     def velocity(self, x1: State, x0: State, t: Time) -> State:
         """alpha' x1 + sigma' x0."""
-        _, _, d_alpha, d_sigma = _cast(self.coefficients(_column(t, x1)), x1)
+        _, _, d_alpha, d_sigma = cast(self.coefficients(column(t, x1)), x1)
         return torch.addcmul(d_alpha * x1, d_sigma, x0)
 
     def velocity_from_data(self, x1: State, x: State, t: Time) -> State:
         """v from a data prediction; where sigma = 0 the noise is taken as 0, its limit (centred, independent)."""
-        alpha, sigma, d_alpha, d_sigma = self.coefficients(_column(t, x))
-        alpha, d_alpha, of_rest = _cast((alpha, d_alpha, d_sigma * _reciprocal(sigma)), x)
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(column(t, x))
+        alpha, d_alpha, of_rest = cast((alpha, d_alpha, d_sigma * _reciprocal(sigma)), x)
         # Subtract first: near t = 1 the difference is small and exact, and only then divided by the small sigma.
         return torch.addcmul(d_alpha * x1, of_rest, torch.addcmul(x, alpha, x1, value=-1))
 
     def velocity_from_noise(self, x0: State, x: State, t: Time) -> State:
         """v from a noise prediction; where alpha = 0 the data is taken as 0, the limit for centred data."""
-        alpha, sigma, d_alpha, d_sigma = self.coefficients(_column(t, x))
-        sigma, d_sigma, of_rest = _cast((sigma, d_sigma, d_alpha * _reciprocal(alpha)), x)
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(column(t, x))
+        sigma, d_sigma, of_rest = cast((sigma, d_sigma, d_alpha * _reciprocal(alpha)), x)
         return torch.addcmul(d_sigma * x0, of_rest, torch.addcmul(x, sigma, x0, value=-1))
 
     def velocity_from_score(self, score: State, x: State, t: Time) -> State:
@@ -147,12 +148,12 @@ class AffinePath(Path):
 
     def velocity_from_diffusion(self, output: State, x: State, t: Time) -> State:
         """v from F = alpha x0 - sigma x1, regular at both ends."""
-        alpha, sigma, d_alpha, d_sigma = self.coefficients(_column(t, x))
+        alpha, sigma, d_alpha, d_sigma = self.coefficients(column(t, x))
         # x1 = (alpha x - sigma F) / q and x0 = (sigma x + alpha F) / q with q = alpha^2 + sigma^2.
         over = 1.0 / (alpha * alpha + sigma * sigma)
         of_x = (d_alpha * alpha + d_sigma * sigma) * over
         of_output = (d_sigma * alpha - d_alpha * sigma) * over
-        of_x, of_output = _cast((of_x, of_output), x)
+        of_x, of_output = cast((of_x, of_output), x)
         return torch.addcmul(of_x * x, of_output, output)
 
 
