@@ -108,4 +108,4 @@ def check_window(*, history: int, horizon: int, execute: int, ends: str = "all")
     if not 1 <= execute <= horizon:
         raise UserError(f"execute is {execute}: from 1 to horizon ({horizon}) actions of a chunk can be carried out")
     if ends not in ("all", "executed"):
-        raise UserError(f"ends is {ends!r}: it may be all or executed")
+        raise UserError(f"windows are {ends!r}: they may be all or executed")

@@ -142,6 +142,9 @@ def test_statistics_count_and_are_plain():
     }
     assert statistics["success"] == 1.0
     assert Drawn().statistics()["success"] == 0.75
+    # Every episode loses its last horizon - execute windows.
+    executed = Drawn(limit=12, horizon=4, execute=1, windows="executed").split("train")
+    assert len(executed) == executed.episodes.steps - 3 * len(executed.episodes)
     with pytest.raises(UserError, match="did you mean 'train'"):
         data.split("training")
     with pytest.raises(UserError, match="limit is -1"):

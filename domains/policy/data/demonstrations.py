@@ -28,7 +28,7 @@ class Demonstrations(DataSource):
         test: the same for the test split.
         limit: take only the first so many episodes; 0 takes all.
         seed: of the division into splits.
-        ends: which steps begin a window: ``all``, or ``executed`` (see :class:`WindowSamples`).
+        windows: which steps begin a window: ``all``, or ``executed`` (see :class:`WindowSamples`).
     """
 
     #: Terms of use and origin, shown by ``flowkit data stats``.
@@ -44,10 +44,10 @@ class Demonstrations(DataSource):
         test: float = 0.0,
         limit: int = 0,
         seed: int = 0,
-        ends: Ends = "all",
+        windows: Ends = "all",
     ) -> None:
         self.history, self.horizon, self.execute = history, horizon, execute
-        self.ends: Ends = ends
+        self.windows: Ends = windows
         self.validation, self.test, self.limit, self.seed = validation, test, limit, seed
 
     @abstractmethod
@@ -66,7 +66,7 @@ class Demonstrations(DataSource):
     @cached_property
     def recorded(self) -> Episodes:
         """The episodes, at most ``limit``."""
-        check_window(history=self.history, horizon=self.horizon, execute=self.execute, ends=self.ends)
+        check_window(history=self.history, horizon=self.horizon, execute=self.execute, ends=self.windows)
         if self.limit < 0:
             raise UserError(f"data.init_args.limit is {self.limit}: it is a number of episodes, or 0 for all")
         episodes = self.episodes()
@@ -95,7 +95,7 @@ class Demonstrations(DataSource):
                 history=self.history,
                 horizon=self.horizon,
                 execute=self.execute,
-                ends=self.ends,
+                ends=self.windows,
             )
             for name, numbers in self.divided.items()
         }

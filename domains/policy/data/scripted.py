@@ -72,22 +72,21 @@ class ScriptedDemonstrations(CachedDemonstrations):
         Raises:
             UserError: no such environment, it has no expert, a package is missing, or the expert fails too often.
         """
-        import gymnasium
         from tqdm import tqdm
 
         from domains.policy.attempts import Script
-        from domains.policy.envs.make import spaces_of
         from domains.policy.record import chosen
 
         if self.count < 1:
             raise UserError(f"ScriptedDemonstrations needs at least one episode, got {self.count}")
         script = Script(self.environment, seed=self.recording_seed, noise=self.noise)
-        observation_space, action_space = spaces_of(self.environment)
-        assert isinstance(action_space, gymnasium.spaces.Box)
-        layout = ObservationLayout.of_space(observation_space, keys=self.keys)
+        env, _ = script.make()
+        actions: Any = env.action_space
+        layout = ObservationLayout.of_space(env.observation_space, keys=self.keys)
+        env.close()
         bar = tqdm(total=self.count, desc=f"recording {self.environment}", unit="episode", mininterval=1.0)
         stream = chosen(script, self.count, only_successes=self.only_successes, workers=self.workers)
-        with bar, EpisodeWriter(folder, layout, actions=int(action_space.shape[0])) as writer:
+        with bar, EpisodeWriter(folder, layout, actions=int(actions.shape[0])) as writer:
             for number, episode in enumerate(stream):
                 if self.only_successes and not episode.success:
                     continue
@@ -95,8 +94,8 @@ class ScriptedDemonstrations(CachedDemonstrations):
                 writer.add(parts, episode.actions, seed=episode.seed, success=episode.success, number=number)
                 bar.update()
             return writer.finish(
-                action_low=action_space.low,
-                action_high=action_space.high,
+                action_low=actions.low,
+                action_high=actions.high,
                 environment=self.environment,
                 source=self.source,
                 settings=settings,
