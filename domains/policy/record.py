@@ -84,7 +84,6 @@ def record(
     """
     from domains.policy.data.minari import datasets_root
     from domains.policy.data.minari_writer import write_minari
-    from domains.policy.envs.make import spaces_of
 
     dataset = dataset or default_dataset(env_id)
     if (datasets_root(root) / dataset).exists() and not append:
@@ -93,6 +92,8 @@ def record(
             "--append with another --seed"
         )
     script = Script(env_id, seed=seed, noise=noise, expert=expert)
+    env, actor = script.make()
+    env.close()
     made, shown = 0, _Shown(episodes)
     store = None if expert is not None else Store(script)
     kept: list[RecordedEpisode] = []
@@ -102,18 +103,15 @@ def record(
             if episode.success or not only_successes:
                 kept.append(episode)
             shown.step(len(kept), made - len(kept) if only_successes else sum(not e.success for e in kept))
-    observation_space, action_space = spaces_of(env_id)
     failures = made - sum(bool(episode.success) for episode in kept)
-    maker = script.make()
-    maker[0].close()
-    noise_text = f"noise {maker[1].noise:g}"
+    noise_text = f"noise {actor.noise:g}"
     folder = write_minari(
         dataset,
         kept,
-        observation_space=observation_space,
-        action_space=action_space,
-        env_spec=maker[0].unwrapped.spec,
-        algorithm_name=f"scripted expert {type(maker[1]).__name__}, {noise_text}",
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        env_spec=env.unwrapped.spec,
+        algorithm_name=f"scripted expert {type(actor).__name__}, {noise_text}",
         description=f"{len(kept)} episodes of {env_id}, seed {seed}, {noise_text}; {made} attempts, {failures} failed"
         + (" and were left out" if only_successes and failures else ""),
         root=root,

@@ -55,7 +55,7 @@ class ReadablePictures(gymnasium.Wrapper):
     def render(self) -> Any:
         try:
             return self.env.render()
-        except UserError:
+        except (UserError, gymnasium.error.ResetNeeded):
             raise
         except Exception as error:
             name = self.spec.id if self.spec is not None else type(self.unwrapped).__name__
