@@ -74,6 +74,7 @@ _WHERE = {
     "Status": "flowkit.solvers.solver",
     "FixedSteps": "flowkit.solvers.controllers",
     "Tolerance": "flowkit.solvers.controllers",
+    "VarianceAdaptive": "flowkit.solvers.variance_adaptive",
     "Euler": "flowkit.solvers.euler",
     "Midpoint": "flowkit.solvers.midpoint",
     "Heun": "flowkit.solvers.heun",
@@ -93,6 +94,8 @@ _WHERE = {
     "Networks": "flowkit.objectives.objective",
     "Loss": "flowkit.objectives.objective",
     "FlowMatching": "flowkit.objectives.flow_matching",
+    "AdaFlow": "flowkit.objectives.ada_flow",
+    "Regression": "flowkit.objectives.regression",
     # runs and recipes
     "Trainer": "flowkit.train.trainer",
     "load": "flowkit.artifacts",

@@ -129,6 +129,33 @@ class TwoMoons(PointData):
         return x + self.deviation * normal((n, 2), generator), label
 
 
+class BranchingData(PointData):
+    """Classes that differ in how much is left open: class c is one of 2^c points on a circle of radius ``radius``, all
+    equally likely, with Gaussian noise of deviation ``deviation``. Class 0 is a certain answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int = 4,
+        radius: float = 2.0,
+        deviation: float = 0.02,
+        size: int = 100_000,
+        held_out: int = 4000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(size=size, held_out=held_out, seed=seed)
+        self.classes, self.radius, self.deviation = classes, radius, deviation
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n 2"], Int[Tensor, " n"]]:
+        """See :class:`PointData`."""
+        label = torch.randint(self.classes, (n,), generator=generator)
+        branch = (uniform((n,), generator) * 2.0**label).floor()
+        angle = 2 * math.pi * branch / 2.0**label
+        x = self.radius * torch.stack([angle.cos(), angle.sin()], 1)
+        return x + self.deviation * normal((n, 2), generator), label
+
+
 class PointsTask(Task):
     """Learn a law of points with any objective and any small network.
 

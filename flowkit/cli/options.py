@@ -47,6 +47,12 @@ def add_sampler_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tolerance", type=float, metavar="TOL", help="adaptive steps with this relative and absolute tolerance"
     )
+    group.add_argument(
+        "--eta",
+        type=float,
+        metavar="ETA",
+        help="steps that follow the spread which an AdaFlow run has learnt, with this error each; --steps is the most",
+    )
     group.add_argument("--guidance", type=float, metavar="SCALE", help="classifier-free guidance of this scale")
     group.add_argument("--temperature", type=float, help="scale of the source's deviation")
 
@@ -63,7 +69,9 @@ def sampler_overrides(args: argparse.Namespace) -> list[Override]:
             raise UserError(f"--steps {args.steps}: at least 1")
         if args.tolerance is not None:
             raise UserError("--steps and --tolerance exclude each other: a tolerance chooses the steps itself")
-        overrides += [("sampler.steps", str(args.steps)), ("sampler.controller", "null")]
+        overrides.append(("sampler.steps", str(args.steps)))
+        if args.eta is None:
+            overrides.append(("sampler.controller", "null"))
     if args.solver is not None:
         overrides.append(("sampler.solver", args.solver))
     if args.grid is not None:
@@ -73,6 +81,8 @@ def sampler_overrides(args: argparse.Namespace) -> list[Override]:
             raise UserError(f"--tolerance {args.tolerance}: must be positive, e.g. 1e-3")
         spec = {"class_path": "Tolerance", "init_args": {"rtol": args.tolerance, "atol": args.tolerance}}
         overrides.append(("sampler.controller", json.dumps(spec)))
+    if args.eta is not None:
+        overrides += _eta_overrides(args)
     if args.guidance is not None:
         overrides.append(
             ("sampler.guidance", json.dumps({"class_path": "ClassifierFree", "init_args": {"scale": args.guidance}}))
@@ -82,6 +92,19 @@ def sampler_overrides(args: argparse.Namespace) -> list[Override]:
             raise UserError(f"--temperature {args.temperature}: must not be negative")
         overrides.append(("sampler.temperature", str(args.temperature)))
     return overrides
+
+
+def _eta_overrides(args: argparse.Namespace) -> list[Override]:
+    """Steps by the learnt spread. The class is named first, which keeps what the run's recipe says of it: the most
+    steps, unless ``--steps`` says that.
+    """
+    if args.tolerance is not None:
+        raise UserError("--eta and --tolerance exclude each other: both choose the steps")
+    if not args.eta >= 0:
+        raise UserError(f"--eta {args.eta}: must be 0 or more; inf makes one step")
+    eta = ".inf" if args.eta == float("inf") else repr(args.eta)  # as YAML writes it
+    overrides = [("sampler.controller", "VarianceAdaptive"), ("sampler.controller.eta", eta)]
+    return overrides + ([] if args.steps is None else [("sampler.controller.max_steps", str(args.steps))])
 
 
 def load_run(args: argparse.Namespace, *, with_data: bool = False) -> Artifact:

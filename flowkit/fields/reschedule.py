@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowkit.cond import Cond
 from flowkit.errors import UserError
-from flowkit.fields.field import Evaluation, Field
+from flowkit.fields.field import LOG_SIGMA, Evaluation, Field
 from flowkit.paths.affine import AffinePath
 from flowkit.tensors import like
 
@@ -74,7 +74,10 @@ class Rescheduled(Field):
         tau, scale, of_x, of_v = transport(self.trained, self.path, t)  # pyright: ignore[reportArgumentType]
         there = x / like(scale, x)
         out = self.field(there, tau, cond)
-        return Evaluation(like(of_x, x) * there + like(of_v, x) * out.v, out.heads, out.calls)
+        heads = out.heads
+        if LOG_SIGMA in heads:  # given x nothing but v_B is random
+            heads = {**heads, LOG_SIGMA: heads[LOG_SIGMA] + of_v.abs().log().to(heads[LOG_SIGMA].dtype)}
+        return Evaluation(like(of_x, x) * there + like(of_v, x) * out.v, heads, out.calls)
 
     def __repr__(self) -> str:
         return f"Rescheduled({self.field!r}, {self.path!r})"

@@ -48,7 +48,7 @@ class MLP(Network):
         self.first = nn.Linear(read, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.heads = nn.ModuleDict(
-            {head.name: nn.Linear(width, dimension if head.shape == "state" else 1) for head in spec.heads}
+            {head.name: nn.Linear(width, dimension) if head.shape == "state" else _scalar(width) for head in spec.heads}
         )
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
@@ -71,3 +71,9 @@ class MLP(Network):
             value = self.heads[head.name](h.detach() if head.detach else h)
             out[head.name] = value.reshape(shape) if head.shape == "state" else value[:, 0]
         return out
+
+
+def _scalar(width: int) -> nn.Module:
+    """A scalar head has a layer of its own: features that serve another head, and may be detached, are no linear
+    function away from its answer."""
+    return nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))

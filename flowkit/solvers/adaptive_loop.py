@@ -99,6 +99,9 @@ class _Adaptive:
         self.least = 4 * torch.finfo(torch.float64).eps * largest
         self.resolution = max(self.least, min(2 * torch.finfo(self.dtype).eps * largest, 1e-7 * abs(end - start)))
         self.finished: list[_Finished] = []
+        #: The field at the present points is known. After a step of a method that did not make it on the way, it is
+        #: asked only when the samples that have arrived are gone.
+        self.known = True
         self.evaluations, self.calls = 0, 0
         # What a sample has cost after so many attempts: all that still run have made the same number.
         self.evaluations_after, self.calls_after = [], []
@@ -130,13 +133,16 @@ class _Adaptive:
             n, left = len(running), int(torch.count_nonzero(running))
             if left == 0:
                 break
-            if self.evaluations + self.problem.solver.evaluations > self.problem.max_evaluations:
+            if self.evaluations + self.next_evaluations() > self.problem.max_evaluations:
                 self.stop(running, Status.MAX_EVALUATIONS)
                 break
-            if left < n and not hooks and (attempt % _DROP_EVERY == 0 or left <= (1 - _DROP_SHARE) * n):
+            many = not self.known or attempt % _DROP_EVERY == 0 or left <= (1 - _DROP_SHARE) * n
+            if left < n and not hooks and many:
                 self.finished.append(self.now.result((~running).nonzero().squeeze(1)))
                 self.now = self.now.take(running.nonzero().squeeze(1))
                 running = torch.ones_like(self.now.t, dtype=torch.bool)
+            if not self.known:
+                self.now.first, self.known = self.evaluate(self.now.x, self.now.t, running), True
             for hook in hooks:
                 replacement = hook(attempt, self.now.t, self.now.x, self.now.first)
                 if replacement is not None:
@@ -153,6 +159,11 @@ class _Adaptive:
             x = x if replacement is None else replacement
         self.now.x = x
         return self.solution()
+
+    def next_evaluations(self) -> int:
+        """What the next step will cost: the first one of it may have been made."""
+        made = self.known and not getattr(self.problem.solver, "fsal", False)
+        return self.problem.solver.evaluations - made
 
     def attempt(self, running: Tensor) -> None:
         """One step of all rows; those that ``running`` does not mark have arrived and do not move."""
@@ -180,10 +191,8 @@ class _Adaptive:
             now.solver_memory = tree_map(lambda new, old: _keep(accepted, new, old), step.memory, now.solver_memory)
         before, now.x = now.x, x
         if step.last is None:
-            if self.recorder is not None or bool((t != now.goal).any()):
-                after = self.evaluate(x, t, t != now.goal)
-            else:
-                after = now.first
+            self.known = self.recorder is not None
+            after = self.evaluate(x, t, t != now.goal) if self.known else now.first
         else:
             v = torch.where(wide, step.last.v, now.first.v)
             heads = {name: _keep(accepted, new, now.first.heads[name]) for name, new in step.last.heads.items()}

@@ -13,7 +13,7 @@ from flowkit.errors import UserError
 from flowkit.nn.mlp import MLP
 from flowkit.nn.network import Head, NetworkSpec
 from flowkit.objectives import FlowMatching
-from flowkit.points import MixtureData, PointsTask, TwoMoons, scatter
+from flowkit.points import BranchingData, MixtureData, PointsTask, TwoMoons, scatter
 from flowkit.random import Rows
 from flowkit.solvers.sampler import Sampler
 
@@ -31,8 +31,8 @@ def task(classes: int = 0, **options: float) -> PointsTask:
     return PointsTask(small_labelled if classes else small, FlowMatching(**options), classes=classes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("source", [MixtureData(size=20_000), TwoMoons(size=20_000)])
-def test_data_are_a_function_of_seed_and_split(source: MixtureData | TwoMoons) -> None:
+@pytest.mark.parametrize("source", [MixtureData(size=20_000), TwoMoons(size=20_000), BranchingData(size=20_000)])
+def test_data_are_a_function_of_seed_and_split(source: MixtureData | TwoMoons | BranchingData) -> None:
     a, b = source.split("train"), source.split("train")
     assert torch.equal(a.x, b.x)
     assert len(a) == 20_000
@@ -64,6 +64,16 @@ def test_the_moons_mirror_each_other() -> None:
     torch.testing.assert_close(upper.mean(0), -lower.mean(0), atol=0.05, rtol=0)
     radius = (upper - torch.tensor([-1.0, -0.5])).norm(dim=1)
     torch.testing.assert_close(radius, torch.full_like(radius, 2.0), atol=1e-5, rtol=0)
+
+
+def test_branches_double_from_class_to_class() -> None:
+    samples = BranchingData(size=20_000, deviation=0.0).split("train")
+    for label in range(4):
+        x = samples.x[samples.label == label]
+        places = (x * 1e4).round().unique(dim=0)
+        assert len(places) == 2**label
+        torch.testing.assert_close(x.norm(dim=1), torch.full((len(x),), 2.0))
+        torch.testing.assert_close(x.mean(0), torch.tensor([2.0, 0.0]) * (label == 0), atol=0.1, rtol=0)
 
 
 def test_a_task_trains_evaluates_and_shows(tmp_path: Path) -> None:
@@ -114,7 +124,7 @@ def test_the_mlp_is_built_to_order() -> None:
     assert out["spread"].shape == (5,)
     out["spread"].sum().backward()
     assert net.first.weight.grad is None  # the head reads the features, and teaches them nothing
-    assert net.heads["spread"].weight.grad is not None  # type: ignore[union-attr]
+    assert all(parameter.grad is not None for parameter in net.heads["spread"].parameters())
 
 
 def test_scatter_takes_one_coordinate_and_no_points() -> None:
