@@ -8,7 +8,15 @@ import torch
 from flowkit.errors import UserError
 from flowkit.paths import LinearPath
 from flowkit.random import Rows
-from flowkit.times import ImportanceTimes, LogitNormalTimes, StratifiedTimes, TimeLaw, UniformTimes, UShapedTimes
+from flowkit.times import (
+    GridTimes,
+    ImportanceTimes,
+    LogitNormalTimes,
+    StratifiedTimes,
+    TimeLaw,
+    UniformTimes,
+    UShapedTimes,
+)
 
 PATH = LinearPath()
 LAWS = [
@@ -122,3 +130,17 @@ def test_importance_state_is_saved() -> None:
 def test_refusals(make: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_grid_times_are_those_of_an_euler_sampler_equally_often(steps: int) -> None:
+    times = GridTimes(steps).draw(9000, PATH, generator())
+    values, counts = times.t.unique(return_counts=True)
+    torch.testing.assert_close(values, torch.arange(steps) / steps)
+    assert (counts - 9000 / steps).abs().max() < 5 * (9000 / steps) ** 0.5
+    assert (times.weight == 1).all()
+
+
+def test_grid_times_need_a_step() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        GridTimes(0)
