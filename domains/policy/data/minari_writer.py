@@ -98,7 +98,8 @@ def write_minari(
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError):
         raise UserError(
-            f"{dataset_id!r} is no Minari id: write (namespace/)name-vN, for instance fork/expert-v0"
+            f"{dataset_id!r} is no Minari id: write (namespace/)name-vN, the namespace with two letters or "
+            "more: fork/expert-v0"
         ) from None
     if not episodes:
         raise UserError(f"Minari data set {dataset_id!r}: there is no episode to write")
