@@ -1,4 +1,4 @@
-"""Exact and estimated log-likelihood of a flow, and bits per dimension of quantised data.
+"""Exact and estimated log-likelihood of a flow.
 
 Instantaneous change of variables: with dz/dt = v(z, t) and dl/dt = div v(z, t) solved from t = 1 (z = x1, l = 0) to 0,
 log p_1(x1) = log p_0(z(0)) + l(0). Chen et al. 2018 (arXiv 1806.07366); the estimate of the divergence by one fixed
@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from flowkit.cond import Cond
 from flowkit.errors import UserError
 from flowkit.fields.field import Evaluation, Field, FunctionField
 from flowkit.paths.affine import AffinePath
-from flowkit.random import RandomSource, normal_like, rademacher_like, uniform
+from flowkit.random import RandomSource, normal_like, rademacher_like
 from flowkit.solvers.controllers import Tolerance
 from flowkit.solvers.dormand_prince import DormandPrince
 from flowkit.solvers.solve import solve
@@ -90,33 +90,42 @@ class _Augmented(Field):
 
 
 def _solve_with_density(
-    field: Field,
+    field: Field | Callable[..., Tensor],
     x: Tensor,
-    span: tuple[float, float],
-    cond: Cond,
-    kind: Divergence,
+    *,
+    at_source: bool,
+    cond: Cond | None,
+    source: Source | None,
+    divergence: Divergence,
     probe: Probe,
-    solver: Solver,
-    controller: Controller,
+    solver: Solver | None,
+    controller: Controller | None,
     density_weight: float,
+    span: tuple[float, float],
     max_evaluations: int,
     generator: RandomSource | None,
-) -> tuple[Solution, Tensor]:
-    """The solution with x in the shape of the state, and int div v dt along the span."""
+) -> Solution:
+    """Solve from ``x`` with the integral of the divergence beside it; the end of the span that is at the source gives
+    the prior.
+    """
+    field = field if isinstance(field, Field) else FunctionField(field)
+    cond = Cond() if cond is None else cond
     if field.guided:
         raise UserError("the likelihood of a guided field is not the likelihood of the model: take the guidance off")
     if cond.varies:
         raise UserError(
             "a condition that is redrawn at each call leaves no function to integrate: fix it to have a likelihood"
         )
-    if kind not in ("exact", "hutchinson") or probe not in ("rademacher", "normal"):
-        raise UserError(f"divergence={kind!r}, probe={probe!r}: known are exact and hutchinson, rademacher and normal")
+    if divergence not in ("exact", "hutchinson") or probe not in ("rademacher", "normal"):
+        raise UserError(
+            f"divergence={divergence!r}, probe={probe!r}: known are exact and hutchinson, rademacher and normal"
+        )
     values, padding = dict(cond.values), None
     if cond.padding is not None:
         values[_PADDING] = cond.padding
         real = cond.padding.expand_as(x).flatten(1)
         padding = torch.cat([real, real.new_ones(real.shape[0], 1)], 1)
-    if kind == "hutchinson":
+    if divergence == "hutchinson":
         e = rademacher_like(x, generator) if probe == "rademacher" else normal_like(x, generator)
         values[_PROBE] = _real(e, cond)
     elements = x[0].numel() if x.shape[0] else 1
@@ -127,15 +136,18 @@ def _solve_with_density(
         solution = solve(
             _Augmented(field, x.shape[1:], scale),
             state,
-            solver=solver,
-            controller=controller,
+            solver=solver or DormandPrince(),
+            controller=controller or Tolerance(rtol=1e-6, atol=1e-6),
             span=span,
             cond=replace(cond, values=values, padding=padding),
             max_evaluations=max_evaluations,
             generator=generator,
         )
-    change = solution.x[:, -1] / scale
-    return replace(solution, x=solution.x[:, :-1].reshape(x.shape)), change
+    end, change = solution.x[:, :-1].reshape(x.shape), solution.x[:, -1] / scale
+    prior = _log_prior(field, source or Gaussian(), x if at_source else end, cond)
+    log_density = prior - change if at_source else prior + change
+    nan = log_density.new_tensor(math.nan)
+    return replace(solution, x=end, log_density=log_density.where(solution.status == Status.OK, nan))
 
 
 def _log_prior(field: Field, source: Source, z: Tensor, cond: Cond) -> Tensor:
@@ -188,24 +200,20 @@ def log_likelihood(
     Raises:
         UserError: a guided field, or a condition that is redrawn inside the solve.
     """
-    field = field if isinstance(field, Field) else FunctionField(field)
-    cond = Cond() if cond is None else cond
-    solution, change = _solve_with_density(
+    return _solve_with_density(
         field,
         x1,
-        span,
-        cond,
-        divergence,
-        probe,
-        solver or DormandPrince(),
-        controller or Tolerance(rtol=1e-6, atol=1e-6),
-        density_weight,
-        max_evaluations,
-        generator,
-    )
-    log_density = _log_prior(field, source or Gaussian(), solution.x, cond) + change
-    return replace(
-        solution, log_density=log_density.where(solution.status == Status.OK, log_density.new_tensor(math.nan))
+        at_source=False,
+        cond=cond,
+        source=source,
+        divergence=divergence,
+        probe=probe,
+        solver=solver,
+        controller=controller,
+        density_weight=density_weight,
+        span=span,
+        max_evaluations=max_evaluations,
+        generator=generator,
     )
 
 
@@ -227,83 +235,18 @@ def sample_with_log_density(
     """Solve forward from the state ``x0`` (``path.start`` of a draw) and give log p_1 of where it ends; arguments as in
     :func:`log_likelihood`.
     """
-    field = field if isinstance(field, Field) else FunctionField(field)
-    cond = Cond() if cond is None else cond
-    solution, change = _solve_with_density(
+    return _solve_with_density(
         field,
         x0,
-        span,
-        cond,
-        divergence,
-        probe,
-        solver or DormandPrince(),
-        controller or Tolerance(rtol=1e-6, atol=1e-6),
-        density_weight,
-        max_evaluations,
-        generator,
+        at_source=True,
+        cond=cond,
+        source=source,
+        divergence=divergence,
+        probe=probe,
+        solver=solver,
+        controller=controller,
+        density_weight=density_weight,
+        span=span,
+        max_evaluations=max_evaluations,
+        generator=generator,
     )
-    log_density = _log_prior(field, source or Gaussian(), x0, cond) - change
-    return replace(
-        solution, log_density=log_density.where(solution.status == Status.OK, log_density.new_tensor(math.nan))
-    )
-
-
-def bits_per_dim(
-    log_density: Float[Tensor, " b"], elements: int | Tensor, *, low: float = -1.0, high: float = 1.0, levels: int = 256
-) -> Float[Tensor, " b"]:
-    """Bits per dimension of data of ``levels`` levels that was scaled to [low, high]: -log p / (d ln 2) + log2(levels /
-    (high - low)).
-
-    The constant is 7 for bytes scaled to [-1, 1] and 8 for [0, 1].
-    """
-    return -log_density / (elements * math.log(2.0)) + math.log2(levels / (high - low))
-
-
-def dequantise(
-    codes: Int[Tensor, "b *d"],
-    generator: RandomSource | None,
-    *,
-    low: float = -1.0,
-    high: float = 1.0,
-    levels: int = 256,
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "b *d"]:
-    """Uniform dequantisation x = low + (high - low) (k + u) / levels with u uniform on (0, 1)."""
-    u = uniform(tuple(codes.shape), generator, device=codes.device, dtype=dtype)
-    return low + (high - low) / levels * (codes.to(dtype) + u)
-
-
-def dequantised_bound(
-    log_density: Callable[[Tensor], Float[Tensor, " b"]],
-    codes: Int[Tensor, "b *d"],
-    *,
-    samples: int = 1,
-    generator: RandomSource | None = None,
-    low: float = -1.0,
-    high: float = 1.0,
-    levels: int = 256,
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, " b"]:
-    """A lower bound of the log-density, logsumexp_k log p(x + u_k) - log K, for :func:`bits_per_dim`; tighter with more
-    ``samples``.
-
-    The - log K is part of it: left out, bits per dimension look better by log K / (d ln 2). Burda et al. 2015 (arXiv
-    1509.00519).
-
-    Args:
-        log_density: x (b, *d) -> log p(x) (b,), for instance ``lambda x: log_likelihood(field, x).log_density``.
-        codes: integers in 0 .. levels - 1.
-        samples: K, solves made.
-        generator: draws the u_k.
-        low: value of code 0.
-        high: value that code ``levels`` would have.
-        levels: number of codes.
-        dtype: of the dequantised data.
-    """
-    if samples < 1:
-        raise ValueError(f"samples must be 1 or more, not {samples}")
-    draws = [
-        log_density(dequantise(codes, generator, low=low, high=high, levels=levels, dtype=dtype))
-        for _ in range(samples)
-    ]
-    return torch.stack(draws).logsumexp(0) - math.log(samples)

@@ -1,6 +1,7 @@
 """Measures that need no domain: straightness, cost, evaluations, distances between point sets."""
 
 from flowkit.metrics.point_sets import energy_distance, wasserstein2
+from flowkit.metrics.quantised import bits_per_dim, dequantise, dequantised_bound
 from flowkit.metrics.straightness import (
     Straightness,
     curvature,
@@ -13,9 +14,12 @@ from flowkit.metrics.transport import count_summary, transport_cost, truncation_
 
 __all__ = [
     "Straightness",
+    "bits_per_dim",
     "count_summary",
     "curvature",
     "degree_of_intersection",
+    "dequantise",
+    "dequantised_bound",
     "energy_distance",
     "straightness",
     "straightness_by_energy",

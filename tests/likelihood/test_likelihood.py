@@ -10,14 +10,8 @@ import torch
 from flowkit.cond import Cond
 from flowkit.errors import UserError
 from flowkit.fields import ClassifierFree, FunctionField, Rescheduled
-from flowkit.likelihood import (
-    bits_per_dim,
-    dequantise,
-    dequantised_bound,
-    divergence,
-    log_likelihood,
-    sample_with_log_density,
-)
+from flowkit.likelihood import divergence, log_likelihood, sample_with_log_density
+from flowkit.metrics import bits_per_dim, dequantise, dequantised_bound
 from flowkit.paths import LinearPath, TrigonometricPath, VEPath
 from flowkit.solvers.controllers import FixedSteps, Tolerance
 from flowkit.solvers.rk4 import RK4
