@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def record(
     from domains.policy.data.minari_writer import write_minari
 
     dataset = dataset or default_dataset(env_id)
+    check_dataset_id(dataset)  # before any work
     if (datasets_root(root) / dataset).exists() and not append:
         raise UserError(
             f"the data set {dataset!r} is already in {str(datasets_root(root))!r}: choose another --out (...-v1), or "
@@ -96,14 +98,23 @@ def record(
     env.close()
     made, shown = 0, _Shown(episodes)
     store = None if expert is not None else Store(script)
+    failures = 0
     kept: list[RecordedEpisode] = []
-    with shown:
-        for episode in chosen(script, episodes, only_successes=only_successes, workers=workers, store=store):
-            made += 1
-            if episode.success or not only_successes:
-                kept.append(episode)
-            shown.step(len(kept), made - len(kept) if only_successes else sum(not e.success for e in kept))
-    failures = made - sum(bool(episode.success) for episode in kept)
+    try:
+        with shown:
+            for episode in chosen(script, episodes, only_successes=only_successes, workers=workers, store=store):
+                made += 1
+                failures += not episode.success
+                if episode.success or not only_successes:
+                    kept.append(episode)
+                shown.step(len(kept), failures)
+    except KeyboardInterrupt:
+        if store is not None and made >= SHARD:
+            print(
+                f"{made // SHARD * SHARD} attempts are kept in {store.folder}: the same call goes on from there",
+                file=sys.stderr,
+            )
+        raise
     noise_text = f"noise {actor.noise:g}"
     folder = write_minari(
         dataset,
@@ -120,6 +131,24 @@ def record(
     if store is not None:
         store.remove()
     return Recording(dataset, folder, len(kept), sum(len(e.actions) for e in kept), made, failures)
+
+
+def check_dataset_id(dataset: str) -> None:
+    """Refuse what Minari would refuse.
+
+    Raises:
+        UserError: the id is malformed, or Minari is missing.
+    """
+    try:
+        from minari.dataset.minari_dataset import parse_dataset_id
+    except ImportError as error:
+        raise UserError(f"recording needs a package ({error}): pip install 'flowkit-fm[policy]'") from error
+    try:
+        parse_dataset_id(dataset)
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{dataset!r} is no Minari id: write (namespace/)name-vN, for instance fork/expert-v0"
+        ) from None
 
 
 def default_dataset(env_id: str) -> str:

@@ -177,6 +177,11 @@ def test_impossible_numbers_are_refused(wrong, message):
         record("FlowKit/Fork-v0", "fork/a-v0", **{"episodes": 2, **wrong})
 
 
+def test_a_malformed_name_is_refused_before_any_work():
+    with pytest.raises(UserError, match="'fork' is no Minari id"):
+        record("FlowKit/Fork-v0", "fork", episodes=10**5)
+
+
 def test_names_of_data_sets():
     assert default_dataset("FlowKit/Fork-v0") == "fork/expert-v0"
     assert default_dataset("PointMaze_UMaze-v3") == "pointmaze-umaze/expert-v0"

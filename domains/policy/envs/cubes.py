@@ -6,6 +6,7 @@ ask for both at once, ``pip install 'flowkit-fm[envs,ogbench]'``, and pip takes 
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import gymnasium
@@ -46,6 +47,13 @@ class Cubes(gymnasium.Wrapper):
         success = bool(self.info["success"])
         return self._observe(observation), float(success), success, truncated, {"success": success}
 
+    def close(self) -> None:
+        world: Any = self.env
+        if world._renderer is not None:
+            world._renderer.close()
+            world._renderer = None
+        super().close()
+
     def _observe(self, observation: np.ndarray) -> np.ndarray:
         chosen = np.eye(self.cubes)[int(self.info["privileged/target_block"])]
         place = (self.info["privileged/target_block_pos"] - _CENTRE) * _SCALE
@@ -73,6 +81,8 @@ def make_cubes(
         warnings.simplefilter("ignore")
         from ogbench.manipspace.envs.cube_env import CubeEnv
 
+    if render_mode is not None:
+        _choose_context()
     numbers = {"single": 1, "double": 2}
     if cubes not in numbers:
         raise UserError(f"cubes is single or double, got {cubes!r}")
@@ -80,6 +90,16 @@ def make_cubes(
     env = CubeEnv(cubes, mode="data_collection", render_mode=render_mode, **settings)
     env.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
     return Cubes(env, numbers[cubes])
+
+
+def _choose_context() -> None:
+    """``mujoco.Renderer`` looks at MUJOCO_GL when MuJoCo is first imported; that may have been before it was set."""
+    from mujoco import gl_context
+
+    if os.environ.get("MUJOCO_GL") == "egl":
+        from mujoco.egl import GLContext
+
+        gl_context.GLContext = GLContext
 
 
 class CubeExpert(Expert):

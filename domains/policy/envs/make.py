@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from typing import Any, Literal
 
 import gymnasium
@@ -153,15 +154,24 @@ def _check_packages(env_id: str, entry: Entry) -> None:
         raise UserError(
             f"{env_id} needs {' and '.join(missing)}, which is not installed: pip install 'flowkit-fm[{entry.extra}]'"
         )
-    with contextlib.redirect_stderr(io.StringIO()):
-        for name in entry.packages:
-            importlib.import_module(name)
+    for name in entry.packages:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(name)
+        except Exception as error:
+            backend = os.environ.get("MUJOCO_GL")
+            hint = f" (MUJOCO_GL is {backend}: is that library there?)" if backend else ""
+            raise UserError(
+                f"{env_id} needs {name}, which does not load: {type(error).__name__}: {one_line(error)}{hint}"
+            ) from error
 
 
 def _choose_backend() -> None:
     """MuJoCo draws through EGL where there is no screen, unless the user chose otherwise.
 
-    It looks when it is first imported, so this comes before; nothing else reads the variable.
+    It looks when it is first imported, so this comes before. Without pictures the variable stays unset: a wrong one
+    would keep MuJoCo from loading at all.
     """
     headless = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if sys.platform == "linux" and headless:

@@ -35,9 +35,8 @@ def make_point_maze(*, maze: str = "umaze", render_mode: str | None = None, **kw
     if maze not in MAZES:
         raise UserError(f"no maze {maze!r}: {nearest(maze, MAZES)}")
     plans = {"umaze": maps.U_MAZE, "medium": maps.MEDIUM_MAZE, "large": maps.LARGE_MAZE, "ring": plan(RING)}
-    env = PointMazeEnv(
-        **{"maze_map": plans[maze], "continuing_task": False, "reset_target": False, **kwargs}, render_mode=render_mode
-    )
+    settings = {"maze_map": plans[maze], "continuing_task": False, "reset_target": False, "width": 256, "height": 256}
+    env = PointMazeEnv(**{**settings, **kwargs}, render_mode=render_mode)
     return RingRoute(env) if maze == "ring" else env
 
 
