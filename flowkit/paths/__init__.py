@@ -1,6 +1,7 @@
 """Where x_t lies between x0 and x1."""
 
 from flowkit.paths.affine import AffinePath, Coefficients
+from flowkit.paths.diffusion import DiffusionPath
 from flowkit.paths.linear import LinearPath
 from flowkit.paths.path import Path, Point
 from flowkit.paths.power import PowerPath
@@ -11,6 +12,7 @@ from flowkit.paths.vp_beta import VPBetaPath
 __all__ = [
     "AffinePath",
     "Coefficients",
+    "DiffusionPath",
     "LinearPath",
     "Path",
     "Point",

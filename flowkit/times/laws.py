@@ -81,6 +81,7 @@ class GridTimes(TimeLaw):
 
     On the pairs of a rectified flow this is distillation for that sampler, with ``steps`` 1 for a single step T(x0) =
     x0 + v(x0, 0). Liu et al. 2022, "Flow Straight and Fast" (arXiv 2209.03003), section 2.2.
+    On ``DiffusionPath(steps=K)`` with ``steps`` K they are the K noise levels of a diffusion model.
 
     Args:
         steps: of the sampler.

@@ -21,11 +21,19 @@ from flowkit.fields import (
     Velocity,
 )
 from flowkit.nn.network import Head, Network, NetworkSpec
-from flowkit.paths import AffinePath, LinearPath, PowerPath, TrigonometricPath, VEPath, VPBetaPath
+from flowkit.paths import AffinePath, DiffusionPath, LinearPath, PowerPath, TrigonometricPath, VEPath, VPBetaPath
 from flowkit.paths.path import Path, Point
 
 PREDICTIONS = [Velocity(), DataPrediction(), NoisePrediction(), ScorePrediction(), DiffusionVelocity()]
-PATHS = [LinearPath(), LinearPath(0.1), TrigonometricPath(), VPBetaPath(), VEPath(0.05, 10.0), PowerPath(2.0)]
+PATHS = [
+    LinearPath(),
+    LinearPath(0.1),
+    TrigonometricPath(),
+    VPBetaPath(),
+    VEPath(0.05, 10.0),
+    PowerPath(2.0),
+    DiffusionPath(),
+]
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS, ids=repr)
 every_path = pytest.mark.parametrize("path", PATHS, ids=repr)
 

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowkit.errors import UserError
-from flowkit.paths import AffinePath, Coefficients, LinearPath, PowerPath, TrigonometricPath, VEPath, VPBetaPath
+from flowkit.paths import (
+    AffinePath,
+    Coefficients,
+    DiffusionPath,
+    LinearPath,
+    PowerPath,
+    TrigonometricPath,
+    VEPath,
+    VPBetaPath,
+)
 
 PATHS = [
     LinearPath(),
@@ -23,6 +32,8 @@ PATHS = [
     PowerPath(1.0),
     PowerPath(2.0),
     PowerPath(1.5),
+    DiffusionPath(),
+    DiffusionPath("linear", 50),
 ]
 every_path = pytest.mark.parametrize("path", PATHS, ids=repr)
 inner_times = st.lists(st.floats(1e-3, 1.0 - 1e-3), min_size=1, max_size=5)
