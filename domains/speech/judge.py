@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +17,48 @@ from flowkit.solvers.sampler import Sampler
 
 if TYPE_CHECKING:
     from domains.speech.matcha import Matcha
-    from flowkit.data import Samples
+    from flowkit.data import RawBatch, Samples
     from flowkit.tasks import Presentation
 
 _BATCH = 16
 
 
-@torch.no_grad()
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _evaluating(function: Callable[Concatenate[Matcha, P], R]) -> Callable[Concatenate[Matcha, P], R]:
+    """Run with the task in evaluation mode and without gradients, then put its mode back."""
+
+    @wraps(function)
+    def run(task: Matcha, *args: P.args, **kwargs: P.kwargs) -> R:
+        was = task.training
+        task.eval()
+        try:
+            with torch.no_grad():
+                return function(task, *args, **kwargs)
+        finally:
+            task.train(was)
+
+    return run
+
+
+def _batches(task: Matcha, samples: Samples, count: int, batch: int = _BATCH) -> Iterator[RawBatch]:
+    for first in range(0, count, batch):
+        raw = samples.batch(range(first, min(first + batch, count)))
+        yield {k: v.to(task.device) if isinstance(v, Tensor) else v for k, v in raw.items()}
+
+
+@_evaluating
+def frames_spoken(task: Matcha, samples: Samples, *, batch: int = _BATCH) -> Tensor:
+    """(2,): true and predicted frames of all ``samples``, before any correction."""
+    totals = torch.zeros(2, device=task.device)
+    for raw in _batches(task, samples, len(samples), batch):
+        totals += task.align(raw).total_frames()
+    return totals
+
+
+@_evaluating
 def judge(
     task: Matcha, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
 ) -> dict[str, float]:
@@ -38,7 +75,7 @@ def judge(
         return {}
     rows: dict[str, list[Tensor]] = {}
     predicted, true = [], []
-    for number, raw in enumerate(task._batches(samples, count, _BATCH)):
+    for number, raw in enumerate(_batches(task, samples, count)):
         aligned = task.align(raw)
         # Keyed by the utterance's place: the noise does not depend on how the split is cut into batches.
         noise = Rows(mix_seed(seed, 0x3E1), first=number * _BATCH, total=count)
@@ -60,12 +97,12 @@ def judge(
     return found
 
 
-@torch.no_grad()
+@_evaluating
 def exhibit(task: Matcha, samples: Samples, *, sampler: Sampler, seed: int = 0) -> dict[str, Presentation]:
     """The first utterance: sound made from its text alone, mels (real, means, generated), the alignment found."""
     if len(samples) == 0:
         return {}
-    (raw,) = task._batches(samples, 1, 1)
+    (raw,) = _batches(task, samples, 1)
     voice = task.voice
     aligned = task.align(raw)
     frames, tokens = int(raw["mel_lengths"][0]), int(raw["token_lengths"][0])

@@ -3,20 +3,13 @@
 Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional flow matching" (arXiv 2309.03199).
 The text encoder gives a mean mel frame and a log-duration per token; monotonic alignment search says which token each
 frame belongs to; the decoder is any network trained by *any* objective, conditioned on the means spread over the
-frames. The loss is the objective's, plus
-
-    dur   = mean over tokens of (log w - log(1e-8 + d))^2, the predictor behind a stop-gradient, and
-    prior = mean over frames and bins of ((y - mu)^2 + log 2 pi) / 2,   at least 0.919.
-
-Means are per utterance, then over the batch (exact across processes), where the official code divides by the batch's
-sums.
+frames. The loss is the objective's plus those of durations and means (:mod:`domains.speech.aligned`), all averaged per
+utterance, then over the batch (exact across processes), where the official code divides by the batch's sums.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,10 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from domains.speech.alignment import align, log_prior, spread, token_of_frame
+from domains.speech.aligned import Aligned, frame_mask, prior_loss
+from domains.speech.alignment import spread, token_of_frame
 from domains.speech.durations import round_cumulative, round_up, total_frames
 from domains.speech.features import MelConfig
-from domains.speech.models.text_encoder import Encoded, EncoderSizes, TextEncoder
+from domains.speech.models.text_encoder import EncoderSizes, TextEncoder
 from domains.speech.vocoder import GriffinLim, Vocoder
 from domains.speech.voice import STORED, Voice
 from flowkit.cond import Cond
@@ -36,28 +30,13 @@ from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.errors import UserError
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives.objective import Loss, Networks, Objective
-from flowkit.random import RandomSource, uniform
+from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 from flowkit.solvers.solver import Solution
 from flowkit.tasks import Presentation, Task
-from flowkit.tensors import mean_per_sample
 
 #: How fast the running means behind ``duration_scale`` forget, per training step.
 _FORGET = 0.01
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """An utterance batch after encoding and alignment."""
-
-    encoded: Encoded
-    durations: Int[Tensor, "b n"]
-    token: Int[Tensor, "b t"]
-    mu: Float[Tensor, "b c t"]
-    real: Bool[Tensor, "b 1 t"]
-    alignable: Bool[Tensor, "b 1 1"]
-    mel: Float[Tensor, "b c t"]
-    speaker: Float[Tensor, "b s"] | None
 
 
 @dataclass(frozen=True)
@@ -218,18 +197,9 @@ class Matcha(Task):
 
     def align(self, raw: RawBatch) -> Aligned:
         """Encode the text and find the best alignment with the mel. No synchronisation with the device."""
-        mel, lengths = self.normalise(raw["mel"]), raw["mel_lengths"]
         speaker = self.speaker_vector(raw.get("speaker"), raw.get("language"))
         encoded = self.encoder(raw["tokens"], raw["token_lengths"], speaker)
-        frames = mel.shape[2]
-        real = (torch.arange(frames, device=mel.device) < lengths.unsqueeze(1)).unsqueeze(1)
-        mel = mel.where(real, mel.new_zeros(()))
-        durations = align(log_prior(encoded.mu, mel), raw["token_lengths"], lengths)
-        token = token_of_frame(durations, frames)
-        mu = spread(encoded.mu.float(), token) * real
-        # With fewer frames than tokens there is no alignment: such an utterance must not count.
-        alignable = (lengths >= raw["token_lengths"])[:, None, None]
-        return Aligned(encoded, durations, token, mu, real, alignable, mel, speaker)
+        return Aligned.of(encoded, self.normalise(raw["mel"]), raw["token_lengths"], raw["mel_lengths"], speaker)
 
     def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
         """Normalise, encode, align: x1 is the normalised mel, ``cond["mu"]`` the means, the padding (b, 1, t)."""
@@ -238,19 +208,10 @@ class Matcha(Task):
     def _batch(self, aligned: Aligned, generator: RandomSource | None) -> Batch:
         mel, mu, real = aligned.mel, aligned.mu, aligned.real
         if self.training and 0 < self.window < mel.shape[2]:
-            mel, mu, real = self._cut(aligned, generator)
+            mel, mu, real = aligned.cut(self.window, generator)
         values = {"mu": mu} if aligned.speaker is None else {"mu": mu, "speaker": aligned.speaker}
         weight = real.sum((1, 2)) / self.mean_frames if self.weighting == "frames" else None
         return Batch(x1=mel, cond=Cond(values, padding=real), keep=real & aligned.alignable, weight=weight)
-
-    def _cut(self, aligned: Aligned, generator: RandomSource | None) -> tuple[Tensor, Tensor, Tensor]:
-        """A random stretch of ``window`` frames of every utterance."""
-        spare = (aligned.real.sum((1, 2)) - self.window).clamp_min(0)
-        start = (uniform((spare.shape[0],), generator, device=spare.device) * (spare + 1)).long()
-        index = start.unsqueeze(1) + torch.arange(self.window, device=spare.device)
-        real = aligned.real[:, 0].gather(1, index).unsqueeze(1)
-        index = index.unsqueeze(1).expand(-1, self.features, -1)
-        return aligned.mel.gather(2, index), aligned.mu.gather(2, index), real
 
     def forward(
         self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
@@ -260,27 +221,16 @@ class Matcha(Task):
         batch = self._batch(aligned, generator)
         loss = self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
         assert batch.x1 is not None
-        encoded, log_durations = aligned.encoded, aligned.encoded.log_durations.float()
-        # float32 throughout: squares of small numbers under bf16 would stop learning early.
-        keep = encoded.real & aligned.alignable.squeeze(2)
-        duration = mean_per_sample((log_durations - torch.log(1e-8 + aligned.durations.float())).square(), keep)
-        prior = mean_per_sample(0.5 * ((batch.x1 - batch.cond["mu"]).square() + math.log(2.0 * math.pi)), batch.keep)
+        duration = aligned.duration_loss()
+        prior = prior_loss(batch.x1, batch.cond["mu"], batch.keep)
         if batch.weight is not None:
             duration, prior = duration * batch.weight, prior * batch.weight
         if self.training:
-            self._follow_durations(log_durations.detach(), aligned.durations, keep)
+            self.duration_totals.lerp_(aligned.frames_per_token(), _FORGET)
         total = loss.total + self.duration_weight * duration.mean() + self.prior_weight * prior.mean()
         return Loss(total, {**loss.terms, "dur": duration, "prior": prior})
 
     # --- durations --------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _follow_durations(self, log_durations: Tensor, durations: Tensor, keep: Tensor) -> None:
-        # Per token, not per batch: the numbers stay small enough for weights stored in half precision.
-        count = keep.sum().clamp_min(1)
-        predicted = (log_durations.clamp_max(10.0).exp() * keep).sum() / count
-        totals = torch.stack([((durations * keep).sum() / count).to(predicted), predicted])
-        self.duration_totals.lerp_(totals, _FORGET)
 
     @property
     def duration_scale(self) -> Float[Tensor, ""]:
@@ -296,13 +246,9 @@ class Matcha(Task):
     @torch.no_grad()
     def calibrate(self, samples: Samples, *, batch: int = 16) -> float:
         """Set ``duration_scale`` from held-out samples (the validation split) and return it."""
-        totals = torch.zeros(2, device=self.device)
-        with self._evaluating():
-            for raw in self._batches(samples, len(samples), batch):
-                aligned = self.align(raw)
-                keep = aligned.encoded.real & aligned.alignable.squeeze(2)
-                predicted = aligned.encoded.log_durations.float().exp()
-                totals += torch.stack([(aligned.durations * keep).sum().float(), (predicted * keep).sum()])
+        from domains.speech.judge import frames_spoken
+
+        totals = frames_spoken(self, samples, batch=batch)
         if float(totals.min()) <= 0:
             raise UserError(
                 "durations cannot be calibrated: the samples hold no utterance with at least one frame per token"
@@ -353,26 +299,12 @@ class Matcha(Task):
         durations = self.round_durations(encoded.log_durations, encoded.real, tokens, length_scale)
         lengths = total_frames(durations)
         frames = int(lengths.max())
-        real = (torch.arange(frames, device=tokens.device) < lengths.unsqueeze(1)).unsqueeze(1)
+        real = frame_mask(lengths, frames)
         mu = spread(encoded.mu.float(), token_of_frame(durations, frames)) * real
         solution = self.generate(mu, real, vector, sampler=sampler, generator=generator)
         return Synthesis(self.denormalise(solution.x), lengths, durations, self.denormalise(mu), solution)
 
     # --- judging ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was)
-
-    def _batches(self, samples: Samples, count: int, batch: int) -> Iterator[RawBatch]:
-        for first in range(0, count, batch):
-            raw = samples.batch(range(first, min(first + batch, count)))
-            yield {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in raw.items()}
 
     def evaluate(
         self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
@@ -380,15 +312,13 @@ class Matcha(Task):
         """See :func:`domains.speech.judge.judge`."""
         from domains.speech.judge import judge
 
-        with self._evaluating():
-            return judge(self, samples, sampler=sampler, seed=seed, limit=limit)
+        return judge(self, samples, sampler=sampler, seed=seed, limit=limit)
 
     def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
         """Speech, mel and alignment of the first utterance; see :func:`domains.speech.judge.exhibit`."""
         from domains.speech.judge import exhibit
 
-        with self._evaluating():
-            return exhibit(self, samples, sampler=sampler, seed=seed)
+        return exhibit(self, samples, sampler=sampler, seed=seed)
 
     def sample(
         self, n: int, *, sampler: Sampler, seed: int = 0, request: Mapping[str, Any] | None = None
