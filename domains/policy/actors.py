@@ -60,11 +60,11 @@ class FlowActor(Actor):
         self.policy, self.name = policy, name
         #: Some of the observations at which plans were made.
         self.kept: list[Any] = []
-        self._decisions, self._stride = 0, 1
 
     def open(self, n: int, env: gymnasium.Env) -> None:
         check_spaces(self.policy, env)
         self._space = env.observation_space
+        self.kept, self._decisions, self._stride = [], 0, 1
         self._vector = self.policy.vector(n)
 
     def reset(self, row: int, env: gymnasium.Env, seed: int) -> None:

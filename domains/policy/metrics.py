@@ -189,7 +189,7 @@ def summarise(records: Sequence[EpisodeRecord], *, modes: int = 0, seconds_alone
         alone_ms=Spread.of([1e3 * s for s in seconds_alone]) if len(seconds_alone) else None,
         sigma=_deciles(sigmas) if sigmas else None,
         modes={str(mode): share for mode, share in shares.items()},
-        mode_entropy=-sum(share * math.log(share) for share in shares.values()) if shares else math.nan,
+        mode_entropy=sum(-share * math.log(share) for share in shares.values()) if shares else math.nan,
         mode_coverage=sum(share >= USED_SHARE for share in shares.values()) / modes if modes else math.nan,
         switches=_mean(records, lambda r: float(r.switches)),
         failed=sum(bool(record.failed) for record in records),

@@ -124,7 +124,9 @@ def _actors(args: argparse.Namespace, loaded: Artifact | None) -> dict[str, Acto
 
 
 def _environment(args: argparse.Namespace, actors: dict[str, Actor]) -> str:
-    """The id, tried: a mistake must show before anything is written."""
+    """The id, tried with a first action of everybody: a mistake must show before anything is written."""
+    import numpy as np
+
     from domains.policy.envs.make import make_env
 
     if not args.env:
@@ -133,6 +135,15 @@ def _environment(args: argparse.Namespace, actors: dict[str, Actor]) -> str:
     try:
         for actor in actors.values():
             actor.open(1, env)
+        try:
+            observation, _ = env.reset(seed=args.first_start)
+        except UserError:
+            raise
+        except Exception:  # it breaks down at once: the rollout has a record and a sentence for that
+            return args.env
+        for actor in actors.values():
+            actor.reset(0, env, args.seed)
+            actor.act([env], [observation], np.ones(1, bool))
     finally:
         env.close()
     return args.env

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from domains.policy.actors import ExpertActor
+from domains.policy.evaluation import evaluate_rollouts
+from domains.policy.pipeline import FlowPolicy
 from domains.policy.records import read_episodes
 from flowkit.cli.main import main
 from flowkit.config import plugins
@@ -143,6 +147,7 @@ def test_an_environment_that_keeps_breaking_keeps_the_episodes(flowkit, fork_run
         (["RUN", "--env", "Pendulum-v1"], ["does not fit Pendulum-v1", "3 entries"]),
         (["RUN", "--steps", "0"], ["--steps 0"]),
         (["RUN", "--execute", "17"], ["execute is 17"]),
+        (["RUN", "--eta", "0.1"], ["log_sigma"]),
         (["RUN", "--device", "tpu9"], ["device 'tpu9'"]),
     ],
 )
@@ -158,3 +163,22 @@ def test_help_has_an_example(flowkit):
     code, out, _ = flowkit("rollout", "--help")
     assert code == 0
     assert "flowkit rollout runs/fork" in out
+
+
+def test_an_environment_that_cannot_be_reset_is_told_as_a_breakdown(flowkit):
+    code, _, err = flowkit("rollout", "--random", "--env", "FlowKitTests/WalkUnmade-v0")
+    assert code == 2
+    assert "broke down in 3 episodes in a row" in err.splitlines()[-1]
+
+
+def test_evaluation_gives_finite_numbers_only(fork_run):
+    policy = FlowPolicy.from_pretrained(fork_run)
+    found = evaluate_rollouts(policy, policy.environment, episodes=10, envs=4)
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["success_low"] <= found["success"] <= found["success_high"]
+    assert (found["nfe"], found["nfe_p95"], found["episodes"]) == (3.0, 3.0, 10.0)
+    assert found["latency_ms"] > 0
+    assert found["mode_coverage"] in (0.0, 0.5, 1.0)
+    script = evaluate_rollouts(ExpertActor("FlowKit/Fork-v0"), "FlowKit/Fork-v0", episodes=20)
+    assert (script["success"], script["mode_coverage"]) == (1.0, 1.0)
+    assert "nfe" not in script
