@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=0, metavar="N", help="pairs solved together (default: the trainer's batch)"
     )
-    parser.add_argument("--shard", type=int, default=4096, metavar="N", help="pairs of one file (default 4096)")
+    parser.add_argument("--shard", type=int, default=0, metavar="N", help="pairs of one file (default: eight batches)")
     parser.add_argument(
         "--distill", type=int, default=0, metavar="STEPS",
         help="after the rounds, train for an Euler sampler of this many steps alone (usually 1)",
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.rounds < 0 or args.distill < 0 or not args.rounds + args.distill:
         raise UserError(f"--rounds {args.rounds} --distill {args.distill}: at least one round, or a distillation")
-    if args.pairs < 1 or args.shard < 1 or args.batch < 0:
+    if args.pairs < 1 or min(args.shard, args.batch) < 0:
         raise UserError(f"--pairs {args.pairs} --shard {args.shard} --batch {args.batch}: positive numbers, please")
     find_run(args.run)
     out = Path(args.out) if args.out else Path("runs") / f"{Path(args.run).name}-reflow"

@@ -27,7 +27,7 @@ from flowkit.data import Samples
 from flowkit.errors import UserError
 from flowkit.objectives.objective import Objective
 from flowkit.procedures.pair_data import PairData
-from flowkit.procedures.pair_store import weights_digest
+from flowkit.procedures.pair_store import read_manifest, weights_digest
 from flowkit.procedures.pairs import PairPlan, generate_pairs
 from flowkit.random import Rows, mix_seed
 from flowkit.solvers.rk4 import RK4
@@ -54,7 +54,7 @@ class Reflow:
     Args:
         pairs: of each round.
         batch: pairs solved together; 0 takes the trainer's batch.
-        shard: pairs of one file.
+        shard: pairs of one file, which are held in memory until it is written; 0 takes eight batches.
         inverted: share of pairs that run from real data back to noise, in [0, 1].
         sampler: overrides of how the teacher makes pairs, on top of :data:`ACCURATE`.
         overrides: of the student's recipe (``trainer.steps``, ``sampler.steps``, ...).
@@ -65,7 +65,7 @@ class Reflow:
 
     pairs: int = 30_000
     batch: int = 0
-    shard: int = 4096
+    shard: int = 0
     inverted: float = 0.0
     sampler: Sequence[Override] = ()
     overrides: Sequence[Override] = ()
@@ -95,8 +95,8 @@ class Reflow:
         store = folder / PAIRS
         recipe = self._student(teacher, guide, store, digest, distil)
         built = recipe.build()
-        self._make(guide, built, store, digest, str(teacher))
         _begin_as(built.task, guide.task)
+        self._make(guide, built, store, digest, str(teacher))
         del guide  # its memory is wanted
         occupied = not self.dry_run and (folder / "recipe.yaml").is_file()
         return built.trainer.fit(
@@ -135,7 +135,7 @@ class Reflow:
         samples.pad_multiple = max(built.trainer.bucket, 1)
         batch = self.batch or built.trainer.batch
         pairs = min(self.pairs, 2 * batch) if self.dry_run else self.pairs
-        plan = PairPlan(pairs, shard=self.shard, batch=batch, seed=self.seed, inverted=self.inverted)
+        plan = PairPlan(pairs, shard=self.shard or 8 * batch, batch=batch, seed=self.seed, inverted=self.inverted)
         conditions = Conditions(guide.task, samples, self.seed)
         record = {
             "teacher": digest, "name": name, "task": type(guide.task).__name__,
@@ -144,6 +144,11 @@ class Reflow:
         }  # fmt: skip
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             # Processes would write the same files: one makes the pairs, all train on them.
+            if not (read_manifest(store) or {}).get("complete"):
+                raise UserError(
+                    f"{store} holds no finished pairs, and one process makes them: run this command without torchrun "
+                    "until it trains, then launch it again"
+                )
             return
         generate_pairs(
             store, guide.task.objective, guide.task.networks, conditions, plan=plan, sampler=guide.sampler,
@@ -224,7 +229,14 @@ def _objective_of(task: Task) -> tuple[str, Iterable[str]]:
 
 def _begin_as(student: Task, teacher: Task) -> None:
     """Copy the teacher's state; the objective's own may differ (another law of times)."""
-    missing, unknown = student.load_state_dict(teacher.state_dict(), strict=False)
-    strange = [name for name in (*missing, *unknown) if not name.startswith("objective.")]
+    given, wanted = teacher.state_dict(), student.state_dict()
+    strange = [
+        name
+        for name in sorted({*given, *wanted})
+        if not name.startswith("objective.")
+        and (name not in given or name not in wanted or given[name].shape != wanted[name].shape)
+    ]
     if strange:
         raise UserError(f"the student differs from its teacher ({strange[0]}): change no network in a reflow")
+    fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
+    student.load_state_dict(fitting, strict=False)

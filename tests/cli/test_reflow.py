@@ -91,6 +91,7 @@ def test_help_has_an_example(flowkit):
         (["--solver", "Huen"], "did you mean 'Heun'?"),
         (["--trainer.stps", 2], "did you mean 'steps'?"),
         (["--device", "tpu9"], "device 'tpu9'"),
+        (["--pairs", 8, "--task.network.width", 5], "change no network"),
     ],
 )
 def test_mistakes_are_one_line(flowkit, toy_run, tmp_path, options, words):

@@ -40,7 +40,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path]:
     built.trainer.fit(
         built.task, built.data, sampler=built.sampler, seed=0, folder=folder / "first", recipe_text=recipe.dump()
     )
-    settings = Reflow(pairs=6000, overrides=[*QUIET, STEPS, ("trainer.batch", "256")])
+    settings = Reflow(pairs=6000, shard=2500, overrides=[*QUIET, STEPS, ("trainer.batch", "256")])
     settings.round(folder / "first", folder / "second")
     return folder / "first", folder / "second"
 
