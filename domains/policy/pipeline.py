@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from domains.policy.noise import PlanNoise
+from domains.policy.noise import PlanNoise, standard_noise
 from flowkit.errors import UserError
+from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.random import mix_seed
 from flowkit.solvers.sampler import Sampler
 
@@ -194,6 +195,13 @@ class VectorPolicy:
             raise UserError(f"a policy acts in at least one environment, not in {n}")
         self.policy, self.n, self.last = policy, n, _NOTHING
         self._device = policy.task.device
+        # Then the noise can be drawn here, fast; the objective's own draw is the same law.
+        objective = policy.task.objective
+        self._starts_standard = (
+            isinstance(objective, FlowMatching)
+            and objective.source.standard_normal
+            and policy.sampler.temperature == 1.0
+        )
         history, spec = policy.history, policy.task.spec
         self._seen: dict[str, np.ndarray] = {"state": np.zeros((n, history, spec.state), np.float32)}
         for name, (height, width) in spec.images.items():
@@ -254,10 +262,13 @@ class VectorPolicy:
     def _plan(self, rows: np.ndarray) -> Planned:
         started = time.perf_counter()
         policy = self.policy
-        noise = PlanNoise([mix_seed(self._seeds[row], int(self._decision[row])) for row in rows])
+        seeds = [mix_seed(self._seeds[row], int(self._decision[row])) for row in rows]
         with torch.inference_mode():
             parts = {name: torch.from_numpy(seen[rows]).to(self._device) for name, seen in self._seen.items()}
-            plan = policy.task.plan(parts, sampler=policy.sampler, generator=noise)
+            x0 = None
+            if self._starts_standard:
+                x0 = standard_noise(seeds, (policy.horizon, policy.task.actions)).to(self._device)
+            plan = policy.task.plan(parts, sampler=policy.sampler, x0=x0, generator=PlanNoise(seeds))
             self._chunk[rows] = plan.actions[:, : policy.execute].cpu().numpy()
             sigma0 = None if plan.sigma0 is None else plan.sigma0.float().cpu().numpy()
         seconds = time.perf_counter() - started

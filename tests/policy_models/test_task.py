@@ -24,7 +24,7 @@ from flowkit.random import Rows
 from flowkit.solvers.ddim import DDIM
 from flowkit.solvers.sampler import Sampler
 from flowkit.solvers.variance_adaptive import VarianceAdaptive
-from flowkit.times.laws import DiscreteTimes
+from flowkit.times.laws import GridTimes
 
 
 def batch(data: ForkToy, rows: range | list[int]) -> dict[str, torch.Tensor]:
@@ -32,23 +32,30 @@ def batch(data: ForkToy, rows: range | list[int]) -> dict[str, torch.Tensor]:
     return data.split("train").batch(list(rows))
 
 
+def near_the_end(data: ForkToy) -> dict[str, torch.Tensor]:
+    """Windows with 3 real actions."""
+    data.prepare()
+    samples = data.split("train")
+    real = samples.batch(range(len(samples)))["real"].sum(1)
+    return samples.batch((real == 3).nonzero()[:4, 0].tolist())
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
 def test_actions_lie_in_minus_one_to_one_and_come_back() -> None:
-    task, raw = small(), batch(ForkToy(), range(100))
+    task, raw = small(), batch(ForkToy(), range(7 * 26))
     x1 = task.prepare(raw).x1
     assert x1 is not None
-    assert x1.shape == (100, 16, 1)
-    assert -1.0001 <= float(x1.min()) < -0.5 < 0.5 < float(x1.max()) <= 1.0001
+    assert x1.shape == (7 * 26, 16, 1)
+    assert float(x1.min()) == pytest.approx(-1.0, abs=1e-5)
+    assert float(x1.max()) == pytest.approx(1.0, abs=1e-5)
     assert torch.allclose(task.normaliser.actions(x1), raw["actions"], atol=1e-6)
 
 
 def test_repeats_beyond_the_end_count_unless_they_are_masked() -> None:
     """Under ``mask`` the loss is blind to the repeated actions; under ``repeat`` it is not."""
-    data = ForkToy()
-    last = [i for i in range(200) if int(batch(data, [i])["real"].sum()) == 3][:4]
-    raw = batch(data, last)
+    raw = near_the_end(ForkToy())
     changed = dict(raw)
     changed["actions"] = raw["actions"].where(raw["real"][:, :, None], torch.full((), 0.123))
     for padded, same in (("mask", True), ("repeat", False)):
@@ -66,11 +73,9 @@ def test_repeats_beyond_the_end_count_unless_they_are_masked() -> None:
 
 def test_a_masked_chunk_has_no_gradient_from_repeats() -> None:
     task = small(Regression(), padded="mask")
-    data = ForkToy()
-    last = [i for i in range(200) if int(batch(data, [i])["real"].sum()) == 3][:4]
     task.train()
-    task(batch(data, last), generator=Rows(0, total=4)).total.backward()
-    weight = task.networks.main.get_submodule("heads.v").weight.grad
+    task(near_the_end(ForkToy()), generator=Rows(0, total=4)).total.backward()
+    weight = task.networks.main.get_submodule("heads.x1").weight.grad
     assert weight is not None
     assert (weight[:3].abs().sum(1) > 0).all()
     assert (weight[3:] == 0).all()
@@ -103,41 +108,39 @@ def test_impossible_sizes_are_refused(wrong: dict[str, object]) -> None:
 
 # --- every objective -------------------------------------------------------------------------------------------------
 
-DIFFUSION = DiffusionPath()
 OBJECTIVES: dict[str, tuple[Objective, Sampler]] = {
     "flow": (FlowMatching(), Sampler(steps=10)),
     "flow-x1": (FlowMatching(prediction=DataPrediction()), Sampler(steps=10)),
-    "flow-noise": (FlowMatching(prediction=NoisePrediction()), Sampler(steps=20)),
     "adaflow": (AdaFlow(prediction=DataPrediction()), Sampler(controller=VarianceAdaptive(0.1, max_steps=10))),
     "adaflow-v": (AdaFlow(prediction=Velocity()), Sampler(controller=VarianceAdaptive(0.1, max_steps=10))),
     "bc": (Regression(), Sampler()),
     "diffusion": (
-        FlowMatching(path=DIFFUSION, prediction=NoisePrediction(), times=DiscreteTimes()),
+        FlowMatching(path=DiffusionPath(), prediction=NoisePrediction(), times=GridTimes(100)),
         Sampler(solver=DDIM(clip=1.0), steps=10),
     ),
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_it_learns_one_episode_by_heart(name: str) -> None:
-    """After a few hundred steps on one episode, plans repeat its actions."""
+def test_it_learns_three_windows_by_heart(name: str) -> None:
+    """After a few hundred steps on three windows, plans repeat their actions."""
     objective, sampler = OBJECTIVES[name]
     data = ForkToy(count=3, validation=0.34, test=0.34)
     data.prepare()
     task = small(objective, data=data)
-    raw = data.split("train").batch(range(26))
+    raw = data.split("train").batch([0, 8, 12] * 16)
     optimiser = torch.optim.Adam(task.parameters(), lr=3e-3)
     task.train()
-    for step in range(500):
+    for step in range(300):
         optimiser.zero_grad()
-        task(raw, step=step, generator=Rows(step, total=26)).total.backward()
+        task(raw, step=step, generator=Rows(step, total=48)).total.backward()
         optimiser.step()
     task.eval()
-    plan = task.plan(raw, sampler=sampler, generator=Rows(7, total=26))
+    plan = task.plan(raw, sampler=sampler, generator=Rows(7, total=48))
     error = (plan.actions - raw["actions"]).square().mean().sqrt()
-    assert plan.actions.shape == (26, 16, 1)
-    assert float(error) < 0.15
-    assert plan.evaluations.shape == plan.network_calls.shape == (26,)
+    assert plan.actions.shape == (48, 16, 1)
+    assert float(error) < 0.5 * float(raw["actions"].std())
+    assert plan.evaluations.shape == plan.network_calls.shape == (48,)
     assert (plan.sigma0 is not None) == name.startswith("adaflow")
     if name == "bc":
         assert (plan.evaluations == 1).all()
@@ -169,7 +172,7 @@ def test_guidance_works_with_dropped_observations() -> None:
     task = small(FlowMatching(prediction=DataPrediction(), drop_condition=0.3))
     raw = batch(ForkToy(), range(6))
     task.train()
-    assert math.isfinite(float(task(raw, generator=Rows(0, total=6)).total))
+    assert math.isfinite(float(task(raw, generator=Rows(0, total=6)).total.detach()))
     task.eval()
     plain = task.plan(raw, sampler=Sampler(steps=4), generator=Rows(0, total=6))
     guided = task.plan(raw, sampler=Sampler(steps=4, guidance=ClassifierFree(2.0)), generator=Rows(0, total=6))
