@@ -268,3 +268,21 @@ def test_pictures_of_chunks_and_requests() -> None:
     ):
         with pytest.raises(UserError, match=words):
             task.sample(1, sampler=Sampler(steps=2), request=request)
+
+
+def test_evaluation_acts_in_the_environment() -> None:
+    """On starts that are chosen with, never those that are tested on; a film of the same episodes."""
+    task, data = small(environment="FlowKit/Fork-v0", rollout_episodes=3), ForkToy()
+    data.prepare()
+    found = task.evaluate(data.split("validation"), sampler=Sampler(steps=2), limit=10)
+    assert 0.0 <= found["success"] <= 1.0
+    assert found["rollout_nfe"] == 2.0
+    assert found == task.evaluate(data.split("validation"), sampler=Sampler(steps=2), limit=10)
+    shown = task.present(data.split("validation"), sampler=Sampler(steps=2))
+    assert set(shown) == {"chunks", "episodes"}
+    assert set(task.sample(1, sampler=Sampler(steps=2))) == {"chunks", "episodes"}
+
+
+def test_an_environment_that_cannot_be_made_is_told_before_the_training() -> None:
+    with pytest.raises(UserError, match="Fork"):
+        small(environment="FlowKit/Frok-v0", rollout_episodes=1)
