@@ -104,3 +104,34 @@ def test_every_sample_gives_a_condition_before_one_comes_again():
     assert first != second
     assert conditions.rows([7, 31]) == [first[7], second[1]]
     assert conditions.lengths(range(3)) is None
+
+
+GUIDED = """
+data: {class_path: MixtureData, init_args: {size: 64, held_out: 16}}
+task:
+  class_path: PointsTask
+  init_args:
+    network: {class_path: MLP, init_args: {width: 8, depth: 1, labels: {label: 8}}}
+    classes: 8
+    objective: {class_path: FlowMatching, init_args: {drop_condition: 0.1}}
+sampler: {guidance: {class_path: ClassifierFree, init_args: {scale: 3.0}}}
+"""
+
+
+def test_pairs_of_a_guided_teacher_give_a_student_that_needs_no_guidance(tmp_path):
+    (tmp_path / "guided.yaml").write_text(GUIDED)
+    few = [*QUIET, ("trainer.steps", "2")]
+    recipe = load_recipe(tmp_path / "guided.yaml", few, trainer=Trainer)
+    built = recipe.build()
+    built.trainer.fit(
+        built.task, built.data, sampler=built.sampler, seed=0, folder=tmp_path / "first", recipe_text=recipe.dump()
+    )
+    summary = Reflow(pairs=64, overrides=few).round(tmp_path / "first", tmp_path / "second")
+    assert summary["pairs"]["guidance"]["scale"] == 3.0
+    assert summary["pairs"]["nfe"] == 200, "both halves count"
+    student = from_pretrained(tmp_path / "second")
+    assert student.sampler.guidance is None
+    assert student.task.objective.drop_condition == 0.0
+    plain = Reflow(pairs=64, overrides=few, sampler=[("sampler.guidance", "null")])
+    plain.round(tmp_path / "first", tmp_path / "plain")
+    assert from_pretrained(tmp_path / "plain").task.objective.drop_condition == 0.1
