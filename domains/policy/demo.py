@@ -164,7 +164,7 @@ def path_picture(shown: list[Shown]) -> Picture:
 
     figure = Figure(figsize=(6.2 * len(shown), 4.6), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    most = max((d.nfe for s in shown for r in s.records for d in r.decisions), default=1)
+    most = max((d.network_calls for s in shown for r in s.records for d in r.decisions), default=1)
     dots = None
     for axes, one in zip(panels, shown, strict=True):
         assert one.summary is not None
@@ -177,15 +177,16 @@ def path_picture(shown: list[Shown]) -> Picture:
             path = np.stack(one.paths[record.start])
             axes.plot(*path.T, color="#2e7cd6" if record.success else "#d63a34", alpha=0.35, linewidth=1)
             decided += [path[d.step] for d in record.decisions]
-            nfe += [d.nfe for d in record.decisions]
+            nfe += [d.network_calls for d in record.decisions]
         if decided:
             order = np.argsort(nfe)
             dots = axes.scatter(
                 *np.stack(decided)[order].T, c=np.array(nfe)[order], cmap="viridis_r", vmin=1, vmax=most, s=26,
                 zorder=4, edgecolors="white", linewidths=0.5,
             )  # fmt: skip
+        success, calls = one.summary.success.value, one.summary.network_calls.mean
         axes.set(
-            title=f"{one.label}: success {100 * one.summary.success.value:.0f} %, NFE {one.summary.nfe.mean:.2f}",
+            title=f"{one.label}: success {100 * success:.0f} %, NFE {calls:.2f}",
             xlabel="x", xlim=(-0.05, end + 0.06), ylim=(-0.75, 0.75),
         )  # fmt: skip
     panels[0].set_ylabel("y")

@@ -20,9 +20,9 @@ def evaluate_rollouts(
 
     Returns:
         ``success`` with ``success_low`` and ``success_high`` (Wilson, 95 %), ``return``, ``max_reward``, ``length``
-        (means), ``nfe``, ``nfe_p95`` per decision, ``latency_ms``, ``latency_ms_p95`` per decision at batch 1,
-        ``episodes``, and ``mode_coverage``. What does not exist (the NFE of a script, modes of an environment without
-        any) is left out, so that every value is a finite number.
+        (means), ``nfe``, ``nfe_p95`` (network calls of a decision), ``latency_ms``, ``latency_ms_p95`` (of a decision at
+        batch 1), ``episodes``, and ``mode_coverage``. What does not exist (the NFE of a script, modes of an environment
+        without any) is left out, so that every value is a finite number.
 
     Raises:
         UserError: see :func:`domains.policy.rollout.rollout`.
@@ -38,8 +38,8 @@ def evaluate_rollouts(
         "return": summary.reward,
         "max_reward": summary.max_reward,
         "length": summary.length,
-        "nfe": summary.nfe.mean,
-        "nfe_p95": summary.nfe.p95,
+        "nfe": summary.network_calls.mean,
+        "nfe_p95": summary.network_calls.p95,
         "latency_ms": math.nan if alone is None else alone.p50,
         "latency_ms_p95": math.nan if alone is None else alone.p95,
         "mode_coverage": summary.mode_coverage,
@@ -71,7 +71,7 @@ TABLE_HEAD = ("who", "success", "95 % interval", "return", "max reward", "steps"
 
 def table_row(name: str, summary: Summary) -> tuple[str, ...]:
     """A line of a table, all text; dashes where a number does not exist."""
-    nfe, alone, success = summary.nfe, summary.alone_ms, summary.success
+    nfe, alone, success = summary.network_calls, summary.alone_ms, summary.success
     latency = "-"
     if alone is not None:
         latency = f"{alone.p50:.2f} (p95 {alone.p95:.2f})"

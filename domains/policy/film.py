@@ -34,7 +34,7 @@ _FRAME = 4  # width of the coloured frame, pixels
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame, (height, width, 3) uint8, and where the episode was: step, NFE of the plan being executed (or None)."""
+    """A frame, (height, width, 3) uint8, and where the episode was: step, network calls of the plan being executed (or None)."""
 
     pixels: np.ndarray
     step: int
@@ -91,7 +91,9 @@ class _Camera:
 
     def __call__(self, seat: Seat) -> None:
         self.fps = float(seat.env.metadata.get("render_fps") or 10.0)
-        self._latest = Shot(_picture(seat, self.env_id), seat.step, seat.decisions[-1].nfe if seat.decisions else None)
+        self._latest = Shot(
+            _picture(seat, self.env_id), seat.step, seat.decisions[-1].network_calls if seat.decisions else None
+        )
         if seat.step % self.stride == 0:
             self.shots.append(self._latest)
             if len(self.shots) > MOST_FRAMES:

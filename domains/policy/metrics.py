@@ -122,8 +122,9 @@ class Summary:
         episodes: how many.
         success: rate with Wilson's 95 % interval; a breakdown of the environment counts as no success.
         reward, max_reward, length, jerk: means over episodes (of the sum, the largest reward, steps, see ``jerk``).
-        nfe, network_calls: per decision, every decision alike.
-        nfe_histogram: NFE -> decisions.
+        nfe: evaluations of the flow's field per decision, every decision alike.
+        network_calls: the same in calls of networks (both halves of guidance count): what tables call NFE.
+        nfe_histogram: network calls -> decisions.
         latency_ms: of a planning call, for as many rows as it planned at once (``latency_batch``, the mean).
         alone_ms: of a decision at batch 1 (measured apart, warm), or None.
         sigma: percentiles 10, 50, 90 of the predicted spread at t = 0, or None.
@@ -170,7 +171,7 @@ def summarise(records: Sequence[EpisodeRecord], *, modes: int = 0, seconds_alone
         ValueError: no records.
     """
     decisions = [decision for record in records for decision in record.decisions]
-    nfe = [decision.nfe for decision in decisions]
+    calls = [decision.network_calls for decision in decisions]
     sigmas = [decision.sigma for decision in decisions if decision.sigma is not None]
     taken = Counter(record.mode for record in records if record.success and record.mode is not None)
     shares = {mode: count / taken.total() for mode, count in sorted(taken.items())}
@@ -181,9 +182,9 @@ def summarise(records: Sequence[EpisodeRecord], *, modes: int = 0, seconds_alone
         max_reward=_mean(records, lambda r: r.max_reward),
         length=_mean(records, lambda r: float(r.length)),
         jerk=_mean([r for r in records if r.jerk is not None], lambda r: r.jerk or 0.0),
-        nfe=Spread.of(nfe),
-        network_calls=Spread.of([decision.network_calls for decision in decisions]),
-        nfe_histogram={f"{value:g}": count for value, count in sorted(Counter(nfe).items())},
+        nfe=Spread.of([decision.nfe for decision in decisions]),
+        network_calls=Spread.of(calls),
+        nfe_histogram={f"{value:g}": count for value, count in sorted(Counter(calls).items())},
         latency_ms=Spread.of([1e3 * decision.seconds for decision in decisions]),
         latency_batch=float(np.mean([d.batch for d in decisions])) if decisions else math.nan,
         alone_ms=Spread.of([1e3 * s for s in seconds_alone]) if len(seconds_alone) else None,

@@ -109,7 +109,7 @@ def test_summary_by_hand():
     assert (found.reward, found.max_reward, found.length, found.jerk) == (1.0, 1.25, 10.0, 1.0)
     assert (found.nfe.mean, found.nfe.p50, found.nfe.max) == (2.0, 1.5, 4.0)
     assert found.network_calls.mean == 4.0
-    assert found.nfe_histogram == {"1": 3, "2": 1, "3": 1, "4": 1}
+    assert found.nfe_histogram == {"2": 3, "4": 1, "6": 1, "8": 1}
     assert found.latency_ms.p50 == pytest.approx(1.5)
     assert found.latency_batch == pytest.approx(8 / 6)
     assert found.alone_ms is not None
