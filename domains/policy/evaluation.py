@@ -20,9 +20,9 @@ def evaluate_rollouts(
 
     Returns:
         ``success`` with ``success_low`` and ``success_high`` (Wilson, 95 %), ``return``, ``max_reward``, ``length``
-        (means), ``nfe``, ``nfe_p95`` (network calls of a decision), ``latency_ms``, ``latency_ms_p95`` (of a decision at
-        batch 1), ``episodes``, and ``mode_coverage``. What does not exist (the NFE of a script, modes of an environment
-        without any) is left out, so that every value is a finite number.
+        (means), ``nfe``, ``nfe_p95`` (network calls of a decision), ``latency_ms``, ``latency_ms_p95`` (of a decision
+        at batch 1), ``episodes``, and ``mode_coverage``. What does not exist (the NFE of a script, modes of an
+        environment without any) is left out, so that every value is a finite number.
 
     Raises:
         UserError: see :func:`domains.policy.rollout.rollout`.

@@ -34,7 +34,7 @@ _FRAME = 4  # width of the coloured frame, pixels
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame, (height, width, 3) uint8, and where the episode was: step, network calls of the plan being executed (or None)."""
+    """A frame, (height, width, 3) uint8, its step, and the network calls of the plan being executed (or None)."""
 
     pixels: np.ndarray
     step: int
