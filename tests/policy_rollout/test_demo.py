@@ -7,7 +7,8 @@ import torch
 from domains.policy.demo import main
 
 
-def test_the_demo_writes_what_it_names(tmp_path, capsys):
+def test_the_demo_writes_what_it_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path / "cache"))
     threads = torch.get_num_threads()
     try:
         assert main(["--out", str(tmp_path / "demo"), "--minutes", "0.02", "--episodes", "4"]) == 0
