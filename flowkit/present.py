@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _with_suffix(stem: Path, suffix: str) -> Path:
+def _with_suffix(stem: Path | str, suffix: str) -> Path:
+    stem = Path(stem)
     # Not Path.with_suffix: a stem such as "step-0.5" has a dot of its own.
     return stem if stem.suffix == suffix else stem.with_name(stem.name + suffix)
 
@@ -50,7 +51,7 @@ class Picture:
         """``writer.add_image`` (a ``SummaryWriter``)."""
         writer.add_image(tag, self.pixels, global_step=step, dataformats="HWC")
 
-    def save(self, stem: Path) -> Path:
+    def save(self, stem: Path | str) -> Path:
         """Write a PNG."""
         from matplotlib.image import imsave
 
@@ -74,7 +75,7 @@ class Sound:
         """``writer.add_audio``."""
         writer.add_audio(tag, np.clip(self.samples, -1.0, 1.0)[None], global_step=step, sample_rate=self.rate)
 
-    def save(self, stem: Path) -> Path:
+    def save(self, stem: Path | str) -> Path:
         """Write a WAV of 16 bits; louder samples are clipped."""
         pcm = np.round(np.clip(np.nan_to_num(self.samples), -1.0, 1.0) * 32767.0).astype("<i2")
         file = io.BytesIO()
@@ -96,6 +97,6 @@ class Text:
         """``writer.add_text``."""
         writer.add_text(tag, self.text, global_step=step)
 
-    def save(self, stem: Path) -> Path:
+    def save(self, stem: Path | str) -> Path:
         """Write UTF-8 with a newline at the end."""
         return _write(_with_suffix(stem, ".txt"), (self.text.rstrip("\n") + "\n").encode())
