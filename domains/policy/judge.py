@@ -96,7 +96,8 @@ def exhibit(task: PolicyTask, samples: Samples, *, sampler: Sampler, seed: int =
     environment that rollouts use."""
     shown: dict[str, Presentation] = {}
     if len(samples):
-        chosen = np.linspace(0, len(samples) - 1, min(_SHOWN, len(samples)) + 2)[1:-1].round().astype(np.int64)
+        # By the golden ratio: spread over the split, and at different steps where all episodes are equally long.
+        chosen = (np.arange(1, _SHOWN + 1) * 0.618034 % 1 * len(samples)).astype(np.int64)
         raw = _moved(task, samples.batch(chosen.tolist()))
         planned = [_chunks(task, raw, row, _CHUNKS, sampler=sampler, seed=seed) for row in range(len(chosen))]
         titles = [
@@ -193,7 +194,7 @@ def chunk_picture(
 
     entries = min(planned[0].shape[2], 6)
     figure = Figure(figsize=(max(3.2 * entries, 4.5), 2.2 * len(planned)), layout="constrained")
-    panels = figure.subplots(len(planned), entries, squeeze=False)
+    panels = figure.subplots(len(planned), entries, squeeze=False, sharex=True, sharey="col")
     for row, chunks in enumerate(planned):
         for entry, axes in enumerate(panels[row]):
             steps = np.arange(chunks.shape[1])
