@@ -16,22 +16,23 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.speech: pyproject.toml | $(BIN)/python
-	@echo "Installing FlowKit with [speech] into $(VENV) (PyTorch with its libraries: about 5 GB on disk, a few minutes) ..."
-	$(BIN)/python -m pip install --quiet -e '.[speech]'
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing FlowKit with [speech,policy] into $(VENV) (PyTorch with its libraries: about 5 GB on disk, a few minutes) ..."
+	$(BIN)/python -m pip install --quiet -e '.[speech,policy]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing FlowKit with its test tools into $(VENV) (PyTorch with its libraries: about 5 GB on disk, a few minutes) ..."
 	$(BIN)/python -m pip install --quiet -e '.[all,test,lint]'
-	@touch $@ $(VENV)/.speech
+	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
-demo: $(VENV)/.speech  ## Train a small voice on real recordings and hear it speak (at most 6 minutes after the install)
-	$(BIN)/python -m domains.speech.demo --out demo
+demo: $(VENV)/.demo  ## Train a small voice and hear it, train a small policy and see it (at most 6 minutes after the install)
+	$(BIN)/python -m domains.speech.demo --out demo --minutes 3
+	$(BIN)/python -m domains.policy.demo --out demo/policy --minutes 1
 
 test: $(VENV)/.dev  ## The test suite (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS)

@@ -20,7 +20,8 @@ def evaluate_rollouts(
 
     Returns:
         ``success`` with ``success_low`` and ``success_high`` (Wilson, 95 %), ``return``, ``max_reward``, ``length``
-        (means), ``nfe``, ``nfe_p95`` (network calls of a decision), ``latency_ms``, ``latency_ms_p95`` (of a decision
+        (means), ``nfe``, ``nfe_p95`` (network calls of a decision), ``nfe_share_1``, ... (the histogram: share of the
+        decisions that took so many evaluations), ``latency_ms``, ``latency_ms_p95`` (of a decision
         at batch 1), ``episodes``, and ``mode_coverage``. What does not exist (the NFE of a script, modes of an
         environment without any) is left out, so that every value is a finite number.
 
@@ -45,7 +46,9 @@ def evaluate_rollouts(
         "mode_coverage": summary.mode_coverage,
         "episodes": float(summary.episodes),
     }
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+    decisions = sum(summary.nfe_histogram.values())
+    shares = {f"nfe_share_{nfe}": count / decisions for nfe, count in summary.nfe_histogram.items()}
+    return {name: value for name, value in {**values, **shares}.items() if math.isfinite(value)}
 
 
 def summary_of(policy: Any, env_id: str, records: Sequence[EpisodeRecord], *, seed: int = 0) -> Summary:

@@ -35,15 +35,16 @@ def judge(
         ``action_rmse``: root mean square error of the actions that would be carried out, normalised units (where
         demonstrations disagree it cannot vanish); ``nfe``, ``nfe_p95`` and ``network_calls`` per decision; ``failed``:
         share of the solves that did not arrive; ``sigma0_p10``, ``_p50``, ``_p90`` of the predicted spread where there
-        is one; and with ``rollout_episodes``, on starts that are neither trained nor tested on: ``success`` (a share),
-        ``return``, ``max_reward`` (means) and ``rollout_nfe`` per decision.
+        is one; and with ``rollout_episodes`` what :func:`domains.policy.evaluation.evaluate_rollouts` measures (its
+        ``nfe`` as ``rollout_nfe``), with the test split on the starts of evaluations, else on those for choosing
+        settings.
     """
     found: dict[str, float] = {}
     count = min(len(samples), _WINDOWS, len(samples) if limit is None else limit)
     if count:
         found |= _windows(task, samples, count, sampler=sampler, seed=seed)
     if task.rollout_episodes and task.environment:
-        found |= _episodes(task, sampler=sampler, seed=seed)
+        found |= _episodes(task, sampler=sampler, seed=seed, test=getattr(samples, "name", "") == "test")
     return found
 
 
@@ -74,20 +75,17 @@ def _windows(task: PolicyTask, samples: Samples, count: int, *, sampler: Sampler
     return found
 
 
-def _episodes(task: PolicyTask, *, sampler: Sampler, seed: int) -> dict[str, float]:
-    from domains.policy.rollout import TUNING_STARTS, rollout
+def _episodes(task: PolicyTask, *, sampler: Sampler, seed: int, test: bool) -> dict[str, float]:
+    from domains.policy.evaluation import evaluate_rollouts
+    from domains.policy.rollout import EVALUATION_STARTS, TUNING_STARTS
 
-    records = rollout(
+    found = evaluate_rollouts(
         task.pipeline(sampler), task.environment, episodes=task.rollout_episodes, seed=seed, envs=task.rollout_envs,
-        first_start=TUNING_STARTS,
+        first_start=EVALUATION_STARTS if test else TUNING_STARTS,
     )  # fmt: skip
-    nfe = [decision.nfe for record in records for decision in record.decisions]
-    return {
-        "success": float(np.mean([record.success for record in records])),
-        "return": float(np.mean([record.reward for record in records])),
-        "max_reward": float(np.mean([record.max_reward for record in records])),
-        "rollout_nfe": float(np.mean(nfe)) if nfe else 0.0,
-    }
+    if not test:  # times would make the records of a resumed run differ from those of an undisturbed one
+        found = {name: value for name, value in found.items() if not name.startswith("latency")}
+    return {f"rollout_{name}" if name in ("nfe", "nfe_p95") else name: value for name, value in found.items()}
 
 
 @torch.no_grad()

@@ -43,10 +43,17 @@ class WindowSamples(Samples):
     """
 
     def __init__(
-        self, episodes: Episodes | None, *, history: int, horizon: int, execute: int, ends: Ends = "all"
+        self,
+        episodes: Episodes | None,
+        *,
+        history: int,
+        horizon: int,
+        execute: int,
+        ends: Ends = "all",
+        name: str = "",
     ) -> None:
         check_window(history=history, horizon=horizon, execute=execute, ends=ends)
-        self._episodes, self.ends = episodes, ends
+        self._episodes, self.ends, self.name = episodes, ends, name
         self.history, self.horizon, self.execute = history, horizon, execute
         if episodes is None:
             lengths = starts = np.zeros(0, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from toy import ForkToy, small
 from domains.policy.models.encoders import ImageEncoder, ObservationEncoder
 from domains.policy.models.mlp import ChunkMLP
 from domains.policy.models.unet import ChunkUNet
+from domains.policy.rollout import rollout
 from domains.policy.task import PolicyTask
 from flowkit.errors import UserError
 from flowkit.fields.guidance import ClassifierFree
@@ -270,14 +272,26 @@ def test_pictures_of_chunks_and_requests() -> None:
             task.sample(1, sampler=Sampler(steps=2), request=request)
 
 
-def test_evaluation_acts_in_the_environment() -> None:
-    """On starts that are chosen with, never those that are tested on; a film of the same episodes."""
+def test_evaluation_acts_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test split on the starts of evaluations, others on those for choosing; a film of the same episodes."""
+    seen: list[int] = []
+
+    def watched(*args: Any, first_start: int, **kwargs: Any) -> Any:
+        seen.append(first_start)
+        return rollout(*args, first_start=first_start, **kwargs)
+
+    monkeypatch.setattr("domains.policy.evaluation.rollout", watched)
     task, data = small(environment="FlowKit/Fork-v0", rollout_episodes=3), ForkToy()
     data.prepare()
     found = task.evaluate(data.split("validation"), sampler=Sampler(steps=2), limit=10)
     assert 0.0 <= found["success"] <= 1.0
     assert found["rollout_nfe"] == 2.0
     assert found == task.evaluate(data.split("validation"), sampler=Sampler(steps=2), limit=10)
+    tested = task.evaluate(data.split("test"), sampler=Sampler(steps=2))
+    assert tested["success_low"] <= tested["success"] <= tested["success_high"]
+    assert tested["nfe_share_2"] == 1.0
+    assert 0.0 < tested["latency_ms"] <= tested["latency_ms_p95"]
+    assert seen == [200_000, 200_000, 100_000]
     shown = task.present(data.split("validation"), sampler=Sampler(steps=2))
     assert set(shown) == {"chunks", "episodes"}
     assert set(task.sample(1, sampler=Sampler(steps=2))) == {"chunks", "episodes"}

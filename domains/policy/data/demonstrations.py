@@ -96,6 +96,7 @@ class Demonstrations(DataSource):
                 horizon=self.horizon,
                 execute=self.execute,
                 ends=self.windows,
+                name=name,
             )
             for name, numbers in self.divided.items()
         }
