@@ -14,7 +14,8 @@ from flowkit.nn.network import Network, NetworkSpec
 
 class MLP(Network):
     """``depth`` hidden layers of ``width``; every time enters as itself, sin(pi k t) and cos(pi k t) for k = 1 ..
-    frequencies.
+    frequencies. Scalar heads have two hidden layers of their own on the first and the last layer: features that serve
+    another head, and may be detached, need not hold what a scalar has to tell.
 
     Args:
         spec: what the objective asks for.
@@ -63,17 +64,18 @@ class MLP(Network):
         h = self.first(torch.cat(parts, 1))
         for name, embedding in self.embeddings.items():
             h = h + embedding(cond[name])
-        h = nn.functional.silu(h)
+        h = first = nn.functional.silu(h)
         for layer in self.hidden:
             h = nn.functional.silu(layer(h))
         out: dict[str, Tensor] = {}
         for head in self.spec.heads:
-            value = self.heads[head.name](h.detach() if head.detach else h)
+            features = h if head.shape == "state" else torch.cat((first, h), 1)
+            value = self.heads[head.name](features.detach() if head.detach else features)
             out[head.name] = value.reshape(shape) if head.shape == "state" else value[:, 0]
         return out
 
 
 def _scalar(width: int) -> nn.Module:
-    """A scalar head has a layer of its own: features that serve another head, and may be detached, are no linear
-    function away from its answer."""
-    return nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+    return nn.Sequential(
+        nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
+    )
