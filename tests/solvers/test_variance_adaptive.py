@@ -22,6 +22,7 @@ from flowkit.solvers.save import DENSE
 from flowkit.solvers.solve import solve
 from flowkit.solvers.solver import Controller, Status
 from flowkit.solvers.variance_adaptive import VarianceAdaptive
+from flowkit.testing import GaussianMixture
 
 NOISES = 4000
 
@@ -60,6 +61,20 @@ class Gaussian(Field):
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Evaluation:
         wide = self.slope(t).to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         return Evaluation(wide * x, {"log_sigma": self.log_sigma(t)})
+
+
+@pytest.mark.parametrize("r", [0.02, 0.5, 1.0, 3.0])
+def test_the_spread_of_a_gaussian_is_the_closed_form(r: float) -> None:
+    """sqrt(r^2 / (t^2 r^2 + (1 - t)^2)) an element: r at t = 0, 1 at t = 1 however small r, most at 1 / (1 + r^2)."""
+    t = torch.cat((torch.linspace(0, 1, 51, dtype=torch.float64), torch.tensor([1 / (1 + r**2)]).double()))
+    oracle = GaussianMixture([1.0], [[0.3, -1.0, 2.0]], r)
+    x = torch.randn(52, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    spread = (oracle.velocity_variance(x, t) / 3).sqrt()
+    torch.testing.assert_close(Gaussian(r).log_sigma(t).exp(), spread)
+    assert spread[0].item() == pytest.approx(r)
+    assert spread[50].item() == pytest.approx(1.0)
+    assert spread.max().item() == pytest.approx(spread[51].item(), rel=1e-12)
+    assert spread[51].item() == pytest.approx(math.sqrt(1 + r**2))
 
 
 def noises(n: int = NOISES) -> Tensor:
