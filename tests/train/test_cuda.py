@@ -20,8 +20,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 GPU = {"device": "auto", "bucket": 8}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "graphs"), [("fp32", False), ("bf16", False), ("fp16", False), ("fp32", True), ("bf16", True)]
+)
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, precision: str, graphs: bool) -> None:
     for name, stops in (("calm", (24,)), ("resumed", (5, 13, 24))):
         for stop in stops:
             torch.manual_seed(0)
@@ -32,7 +34,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, precision: str) -
                     raise KeyboardInterrupt
 
             task.objective.after.append(interrupt)
-            options = {**GPU, "precision": precision, "resume": "last" if stop != stops[0] else None}
+            options = {**GPU, "precision": precision, "graphs": graphs, "resume": "last" if stop != stops[0] else None}
             if stop < 24:
                 with pytest.raises(KeyboardInterrupt):
                     train(tmp_path / name, task, ToyData(lengths=True), **options)
@@ -49,7 +51,7 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path: Path) -> None:
     trainer = settings(**GPU, precision="bf16", steps=9, log_every=10, evaluate_every=0, checkpoint_every=0)
     run = Run(
         trainer, ToyTask(), ToyData(), sampler=Sampler(), seed=0, folder=tmp_path, recipe_text="", resume=None,
-        overfit_batch=False, dry_run=False,
+        overfit_batch=False, dry_run=False, warm_start=False,
     )  # fmt: skip
     shares = iter(run.loader)
     assert run.ema is not None
@@ -88,8 +90,8 @@ def test_captured_steps_learn_what_launched_ones_learn(tmp_path: Path, precision
         options: dict[str, Any] = {"precision": precision, "steps": 60, "log_every": 1, "graphs": graphs}
         run = Run(
             settings(**GPU, **options, evaluate_every=0, checkpoint_every=0), ToyTask(), PaddedData(n=320),
-            sampler=Sampler(), seed=0, folder=tmp_path / name, recipe_text="", resume=None, overfit_batch=False,
-            dry_run=False,
+            sampler=Sampler(), seed=0, folder=tmp_path / name, recipe_text="", resume=None,
+            overfit_batch=False, dry_run=False, warm_start=False,
         )  # fmt: skip
         assert (run.turns.graphs is not None) == graphs
         if run.turns.graphs is not None:
