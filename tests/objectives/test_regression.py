@@ -86,7 +86,7 @@ def test_what_is_masked_counts_for_nothing(error: str) -> None:
         loss.total.backward()
         assert all(bool(p.grad.isfinite().all()) for p in nets.parameters() if p.grad is not None)
     weighed = objective.loss(nets, Batch(x1=x1, cond=cond(s), keep=keep, weight=torch.arange(6.0)))
-    assert float(weighed.total) == pytest.approx(float((torch.arange(6.0) * expected).mean()))
+    assert weighed.total.item() == pytest.approx((torch.arange(6.0) * expected).mean().item())
 
 
 @pytest.mark.parametrize(
