@@ -16,7 +16,7 @@ class Card:
         summary: what it does, for whom.
         data: where the data is from, who made it, under which licence.
         licence: of the weights (follows the data).
-        metrics: name -> value, on the split that ``split`` names.
+        metrics: name -> value, on what ``split`` names: a split of the data, or words.
         nfe: network calls per sample for those metrics, or None.
         limits: what it cannot do.
     """
@@ -42,7 +42,8 @@ def model_card(card: Card, recipe: str, info: Mapping[str, Any]) -> str:
     lines += ["## Data", "", card.data or "not stated", ""]
     if card.metrics:
         calls = f", {card.nfe:g} network calls a sample" if card.nfe is not None else ""
-        lines += [f"## Metrics ({card.split} split{calls})", "", "| metric | value |", "|---|---|"]
+        where = f"{card.split} split" if card.split in ("train", "validation", "test") else card.split
+        lines += [f"## Metrics ({where}{calls})", "", "| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()] + [""]
     if card.limits:
         lines += ["## Limits", "", card.limits, ""]
