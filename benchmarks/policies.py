@@ -10,6 +10,7 @@ with intervals, network calls, and the paired differences. Trainings:
     flow        flow matching of the chunk (x1 prediction) with AdaFlow's variance head on shared, detached features:
                 fixed Euler steps and the adaptive rule sample the very same weights
     separate    the same with the variance in a network of its own (counted as a call)
+    rectified   one reflow of the network of flow: 20,000 of its own pairs, 3,000 more steps (on the fork)
     bc          behaviour cloning: regression of the chunk
     diffusion   Diffusion Policy: squared-cosine schedule of 100 steps, noise prediction, trailing DDIM steps
 """
@@ -86,6 +87,7 @@ NOISE = {
 TRAININGS: dict[str, tuple[dict[str, Any], Mapping[str, tuple[str, int, float | None]]]] = {
     "flow": ({"class_path": "AdaFlow", "init_args": X1}, {**EULER, **ADAPTIVE}),
     "separate": ({"class_path": "AdaFlow", "init_args": {**X1, "variance": "separate"}}, ADAPTIVE),
+    "rectified": ({"class_path": "AdaFlow", "init_args": X1}, {**EULER, **ADAPTIVE}),
     "bc": ({"class_path": "Regression"}, {"one call": ("Euler", 1, None)}),
     "diffusion": ({"class_path": "FlowMatching", "init_args": NOISE}, DDIM),
 }
@@ -145,11 +147,17 @@ def job(folder: Path, setting: Setting, training: str, seed: int, steps: int) ->
     from domains.policy.pipeline import FlowPolicy
     from domains.policy.rollout import rollout
     from flowkit.config.recipe import parse_recipe
+    from flowkit.train.reflow import Reflow
     from flowkit.train.trainer import Trainer
 
     torch.set_num_threads(1)
     run = folder / "run"
-    if not (run / "summary.json").is_file():
+    if training == "rectified":
+        teacher = folder.parent / f"flow-{seed}" / "run"
+        fast = [("trainer.steps", "3000"), ("trainer.progress", "false"), ("trainer.tensorboard", "false")]
+        if not (run / "summary.json").is_file():
+            Reflow(pairs=20_000, overrides=fast, seed=seed).round(teacher, run)
+    elif not (run / "summary.json").is_file():
         parsed = parse_recipe(recipe(setting, training, seed, steps), training, trainer=Trainer)
         built = parsed.build()
         built.trainer.fit(
@@ -195,7 +203,7 @@ def chosen(args: argparse.Namespace) -> Iterator[tuple[Setting, str, int]]:
             if args.environments and setting.environment not in args.environments:
                 continue
             for training in args.trainings or TRAININGS:
-                if training == "separate" and setting.environment != FORK and not args.trainings:
+                if training in ("separate", "rectified") and setting.environment != FORK and not args.trainings:
                     continue
                 yield setting, training, seed
 
@@ -207,12 +215,17 @@ def run(args: argparse.Namespace) -> int:
     here += ["--starts", str(args.starts)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = [[*here, "--environment", s.environment, "--training", "references", "--seed", "0"] for s in settings]
-    rest = [
-        [*here, "--environment", s.environment, "--training", t, "--seed", str(seed)] for s, t, seed in chosen(args)
-    ]
+    networks, last = (
+        [
+            [*here, "--environment", s.environment, "--training", training, "--seed", str(seed)]
+            for s, training, seed in chosen(args)
+            if (training == "rectified") == begins_from_another
+        ]
+        for begins_from_another in (False, True)
+    )
     failed = 0
     with ThreadPoolExecutor(args.jobs) as pool:
-        for commands in (first, rest):
+        for commands in (first, networks, last):
             for command, done in zip(
                 commands,
                 pool.map(lambda c: subprocess.run(c, env=env, capture_output=True, text=True, check=False), commands),

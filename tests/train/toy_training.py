@@ -93,6 +93,10 @@ class ToyObjective(Objective):
         self.after: list[Any] = []
         self.draws: list[Tensor] = []
 
+    @property
+    def capturable(self) -> bool:
+        return True
+
     def needs(self) -> dict[str, NetworkSpec]:
         return {"main": NetworkSpec()}
 
