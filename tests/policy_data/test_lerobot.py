@@ -278,3 +278,48 @@ def test_broken_episode_lists(tmp_path):
     made = files.write_v3(tmp_path / "three", videos=False)
     cut(made.folder / "meta/episodes/chunk-000/file-001.parquet")
     refused(made, "meta/episodes/chunk-000/file-001.parquet")
+
+
+def test_rows_of_unequal_lengths_do_not_move_into_each_other(made):
+    def ragged(table):
+        # One frame too many and one too few: together as many values as there should be.
+        rows = [[1.0, 2.0, 3.0], [4.0], *([[5.0, 6.0]] * (table.num_rows - 2))]
+        column = files.pa.array(rows, type=files.pa.list_(files.pa.float32()))
+        return table.set_column(table.schema.get_field_index("action"), "action", column)
+
+    rewrite(made, ragged)
+    refused(made, ".parquet", "episode 0 has frames", "'action'", keys=[files.STATE])
+
+
+def test_columns_that_are_no_numbers(made):
+    refused(made, "info.json", "'language' is string, actions are numbers", keys=[files.STATE], action="language")
+    refused(made, "info.json", "is video, actions are numbers", keys=[files.STATE], action=files.VIDEO)
+
+    def text(table):
+        place = table.schema.get_field_index(files.STATE)
+        return table.set_column(place, files.STATE, files.pa.array(["a"] * table.num_rows))
+
+    rewrite(made, text)
+    refused(made, ".parquet", "holds string, numbers are expected", keys=[files.STATE])
+
+
+@pytest.mark.parametrize("shape", [None, "ab", [0], [2.5]])
+def test_shapes_that_are_none(made, shape):
+    features = files.features(True)
+    features[files.STATE]["shape"] = shape
+    change_info(made, features=features)
+    refused(made, "info.json", "positive numbers are expected", keys=[files.STATE])
+
+
+def test_an_episode_that_is_listed_twice_is_refused(tmp_path):
+    # The copies might go to different splits.
+    made = files.write_v2(tmp_path / "two", videos=False)
+    path = made.folder / "meta/episodes.jsonl"
+    path.write_text(path.read_text() + path.read_text())
+    refused(made, "episodes.jsonl", "episode 0 twice")
+    path.write_text('{"episode_index": null, "length": 7}\n')
+    refused(made, "episodes.jsonl", "episode_index is None")
+    made = files.write_v3(tmp_path / "three", videos=False)
+    path = made.folder / "meta/episodes/chunk-000/file-001.parquet"
+    files.pq.write_table(files.pq.read_table(made.folder / "meta/episodes/chunk-000/file-000.parquet"), path)
+    refused(made, "meta/episodes", "episode 0 twice")

@@ -167,6 +167,9 @@ class LeRobotDemonstrations(CachedDemonstrations):
         from tqdm import tqdm
 
         layout, features = self._layout()
+        if not self.info.is_vector(self.action):
+            kind = self.info.feature(self.action).get("dtype")
+            raise UserError(f"{str(self.info.path)!r}: feature {self.action!r} is {kind}, actions are numbers")
         size = int(np.prod(self.info.shape(self.action), dtype=np.int64))
         tables = _Tables(self.info, [*features.values(), self.action])
         with EpisodeWriter(folder, layout, actions=size) as writer:
@@ -233,8 +236,8 @@ class _Tables:
                 f"{entry.length}, one after another"
             )
         table = self._table.slice(int(places[0]), entry.length)
-        frames = np.asarray(table.column("frame_index").to_numpy(), dtype=np.float64).ravel()
-        times = np.asarray(table.column("timestamp").to_numpy(), dtype=np.float64).ravel()
+        frames = _vectors(table, "frame_index", 1, entry).ravel()
+        times = _vectors(table, "timestamp", 1, entry).ravel()
         if (np.diff(frames) != 1).any() or frames[0] != 0:
             raise UserError(f"{str(entry.data)!r}: frames of episode {entry.number} are not in order from 0")
         off = np.abs(times - frames / self.info.fps)
@@ -250,14 +253,27 @@ class _Tables:
 def _vectors(rows: Any, key: str, size: int, entry: EpisodeEntry) -> np.ndarray:
     """(T, size) of a column of numbers or of (nested) lists of them, checked."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     values = rows.column(key).combine_chunks()
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    equal = True
     while (
         pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type) or pa.types.is_large_list(values.type)
     ):
+        # Rows of unequal lengths may sum up to the right number: values would move to other frames.
+        lengths = pc.list_value_length(values)
+        equal &= values.null_count == 0 and (len(lengths) == 0 or pc.min(lengths).as_py() == pc.max(lengths).as_py())
         values = values.flatten()
-    numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+    try:
+        numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{str(entry.data)!r}: {key!r} holds {values.type}, numbers are expected") from None
+    if not equal:
+        raise UserError(
+            f"{str(entry.data)!r}: episode {entry.number} has frames without {key!r}, or with fewer values of it than "
+            f"others, {size} a frame are expected"
+        )
     if numbers.size != entry.length * size:
         raise UserError(
             f"{str(entry.data)!r}: episode {entry.number} has {numbers.size} values of {key!r} for {entry.length} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,8 +82,17 @@ class Info:
         return self.features[key]
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a feature's value."""
-        return tuple(int(size) for size in self.feature(key).get("shape", ()))
+        """Shape of a feature's value.
+
+        Raises:
+            UserError: it is no list of positive whole numbers.
+        """
+        shape = self.feature(key).get("shape", ())
+        if not isinstance(shape, list | tuple) or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise UserError(
+                f"{str(self.path)!r}: feature {key!r} has the shape {shape!r}, positive numbers are expected"
+            )
+        return tuple(shape)
 
     def is_image(self, key: str) -> bool:
         """Whether the feature is an image or a video of colours."""
@@ -90,7 +100,7 @@ class Info:
         return feature.get("dtype") in ("image", "video") and not self._depth(feature)
 
     def _depth(self, feature: Mapping[str, Any]) -> bool:
-        details = feature.get("info") or feature.get("video_info") or {}
+        details = _details(feature)
         return bool(details.get("video.is_depth_map") or details.get("is_depth_map"))
 
     def is_vector(self, key: str) -> bool:
@@ -121,11 +131,41 @@ class Info:
         pattern = self.content.get(name)
         try:
             return self.folder / str(pattern).format(**values) if pattern else self._no_pattern(name, pattern)
-        except (KeyError, IndexError, ValueError, AttributeError):
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
             return self._no_pattern(name, pattern)
 
     def _no_pattern(self, name: str, pattern: object) -> Path:
         raise UserError(f"{str(self.path)!r}: {name} is {pattern!r}, from which no file name can be made")
+
+
+def _details(feature: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a feature says of its video; empty where it says nothing that can be read."""
+    details = feature.get("info") or feature.get("video_info")
+    return details if isinstance(details, Mapping) else {}
+
+
+def whole(value: Any, name: str, path: Path) -> int:
+    """``value`` as a whole number of at least 0.
+
+    Raises:
+        UserError: it is none; the message names ``name`` and the file.
+    """
+    if not isinstance(value, int) or value < 0:
+        raise UserError(f"{str(path)!r}: {name} is {value!r} in one row, whole numbers from 0 on are expected")
+    return value
+
+
+def in_order(entries: Iterable[EpisodeEntry], path: Path) -> list[EpisodeEntry]:
+    """Episodes by their numbers.
+
+    Raises:
+        UserError: a number comes twice.
+    """
+    found = sorted(entries, key=lambda entry: entry.number)
+    for before, after in itertools.pairwise(found):
+        if before.number == after.number:
+            raise UserError(f"{str(path)!r} lists episode {after.number} twice")
+    return found
 
 
 def read_info(folder: Path) -> Info:
@@ -150,10 +190,9 @@ def read_info(folder: Path) -> Info:
     if not fps > 0:
         raise UserError(f"{str(path)!r}: fps is {fps:g}, it is above 0")
     for key, feature in features.items():
-        details = feature.get("info") or feature.get("video_info") or {}
-        own = details.get("video.fps") if feature.get("dtype") == "video" else None
-        if own is not None and abs(float(own) - fps) > 1e-3 * fps:
-            raise UserError(f"{str(path)!r}: fps is {fps:g}, and {float(own):g} for the video {key!r}")
+        own = _details(feature).get("video.fps") if feature.get("dtype") == "video" else None
+        if own is not None and not (isinstance(own, int | float) and abs(own - fps) <= 1e-3 * fps):
+            raise UserError(f"{str(path)!r}: fps is {fps:g}, and {own} for the video {key!r}")
     return Info(folder, version, fps, features, content)
 
 

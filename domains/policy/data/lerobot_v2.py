@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from domains.policy.data.lerobot_layout import EpisodeEntry, Info, VideoPart
+from domains.policy.data.lerobot_layout import EpisodeEntry, Info, VideoPart, in_order, whole
 from flowkit.errors import UserError
 
 
@@ -16,7 +16,10 @@ def tasks(info: Info) -> list[str]:
     path = info.folder / "meta" / "tasks.jsonl"
     if not path.is_file():
         return []
-    rows = {_field(row, "task_index", path): str(_field(row, "task", path)) for row in _lines(path)}
+    rows = {
+        whole(_field(row, "task_index", path), "task_index", path): str(_field(row, "task", path))
+        for row in _lines(path)
+    }
     return [rows.get(number, "") for number in range(max(rows, default=-1) + 1)]
 
 
@@ -24,12 +27,12 @@ def entries(info: Info, videos: Sequence[str]) -> list[EpisodeEntry]:
     """All episodes, with the files of the cameras ``videos``.
 
     Raises:
-        UserError: ``meta/episodes.jsonl`` is missing or broken.
+        UserError: ``meta/episodes.jsonl`` is missing or broken, or lists an episode twice.
     """
     path = info.folder / "meta" / "episodes.jsonl"
     found = []
     for row in _lines(path):
-        number, length = int(_field(row, "episode_index", path)), int(_field(row, "length", path))
+        number, length = (whole(_field(row, name, path), name, path) for name in ("episode_index", "length"))
         values = {"episode_chunk": number // _chunk_size(info), "episode_index": number}
         found.append(
             EpisodeEntry(
@@ -37,10 +40,10 @@ def entries(info: Info, videos: Sequence[str]) -> list[EpisodeEntry]:
                 length,
                 info.formatted("data_path", **values),
                 {key: VideoPart(info.formatted("video_path", **values, video_key=key)) for key in videos},
-                tuple(map(str, row.get("tasks", ()))),
+                tuple(map(str, row.get("tasks") or ())),
             )
         )
-    return sorted(found, key=lambda entry: entry.number)
+    return in_order(found, path)
 
 
 def _chunk_size(info: Info) -> int:
@@ -55,6 +58,8 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no text: {error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from domains.policy.data.lerobot_layout import EpisodeEntry, Info, VideoPart, read_table
+from domains.policy.data.lerobot_layout import EpisodeEntry, Info, VideoPart, in_order, read_table, whole
 from flowkit.errors import UserError
 
 #: The text of a task is the index of a pandas table: pyarrow names that column so, or so.
@@ -20,7 +20,8 @@ def tasks(info: Info) -> list[str]:
     texts = next((table.column(name).to_pylist() for name in _TASK_COLUMNS if name in table.column_names), None)
     if texts is None:
         raise UserError(f"{str(path)!r} has no column with the texts of the tasks ({' or '.join(_TASK_COLUMNS)})")
-    rows = dict(zip(table.column("task_index").to_pylist(), texts, strict=True))
+    numbers = [whole(number, "task_index", path) for number in table.column("task_index").to_pylist()]
+    rows = dict(zip(numbers, texts, strict=True))
     return [str(rows.get(number, "")) for number in range(max(rows, default=-1) + 1)]
 
 
@@ -28,7 +29,7 @@ def entries(info: Info, videos: Sequence[str]) -> list[EpisodeEntry]:
     """All episodes, with the parts of the cameras' ``videos`` that are theirs.
 
     Raises:
-        UserError: the tables in ``meta/episodes`` are missing, broken, or lack a column.
+        UserError: the tables in ``meta/episodes`` are missing, broken, lack a column, or list an episode twice.
     """
     folder = info.folder / "meta" / "episodes"
     files = sorted(folder.glob("*/*.parquet"))
@@ -45,11 +46,11 @@ def entries(info: Info, videos: Sequence[str]) -> list[EpisodeEntry]:
             for key in videos:
                 place = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
                 path = info.formatted("video_path", video_key=key, **place)
-                parts[key] = VideoPart(path, float(row[f"videos/{key}/from_timestamp"]))
+                start = row[f"videos/{key}/from_timestamp"]
+                if not isinstance(start, int | float):
+                    raise UserError(f"{str(file)!r}: videos/{key}/from_timestamp is {start!r} in one row, not seconds")
+                parts[key] = VideoPart(path, float(start))
+            number, length = (whole(row[name], name, file) for name in ("episode_index", "length"))
             data = info.formatted("data_path", **where)
-            found.append(
-                EpisodeEntry(
-                    int(row["episode_index"]), int(row["length"]), data, parts, tuple(map(str, row.get("tasks") or ()))
-                )
-            )
-    return sorted(found, key=lambda entry: entry.number)
+            found.append(EpisodeEntry(number, length, data, parts, tuple(map(str, row.get("tasks") or ()))))
+    return in_order(found, folder)
