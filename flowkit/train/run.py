@@ -34,7 +34,7 @@ class Run:
 
     def __init__(
         self, trainer: Trainer, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path,
-        recipe_text: str, resume: str | int | None, overfit_batch: bool, dry_run: bool, warm_start: bool,
+        recipe_text: str, resume: str | int | None, overfit_batch: bool, dry_run: bool, warm_start: bool = False,
     ) -> None:  # fmt: skip
         if dry_run:
             trainer = replace(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import ForkToy, small
+from fork_toy import ForkToy, small
 
 import flowkit
 from domains.policy.noise import PlanNoise

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy import ForkToy, small
+from fork_toy import ForkToy, small
 
 from domains.policy.models.encoders import ImageEncoder, ObservationEncoder
 from domains.policy.models.mlp import ChunkMLP
@@ -300,3 +300,15 @@ def test_evaluation_acts_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_environment_that_cannot_be_made_is_told_before_the_training() -> None:
     with pytest.raises(UserError, match="Fork"):
         small(environment="FlowKit/Frok-v0", rollout_episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ("Pendulum-v1", "the data does not fit Pendulum-v1: observation"),
+        ("CartPole-v1", "the data does not fit CartPole"),
+    ],
+)
+def test_an_environment_of_other_spaces_is_told_before_the_training(environment: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        small(environment=environment, rollout_episodes=1)

@@ -51,7 +51,7 @@ def test_the_loop_never_waits_for_the_gpu(tmp_path: Path) -> None:
     trainer = settings(**GPU, precision="bf16", steps=9, log_every=10, evaluate_every=0, checkpoint_every=0)
     run = Run(
         trainer, ToyTask(), ToyData(), sampler=Sampler(), seed=0, folder=tmp_path, recipe_text="", resume=None,
-        overfit_batch=False, dry_run=False, warm_start=False,
+        overfit_batch=False, dry_run=False,
     )  # fmt: skip
     shares = iter(run.loader)
     assert run.ema is not None
@@ -91,7 +91,7 @@ def test_captured_steps_learn_what_launched_ones_learn(tmp_path: Path, precision
         run = Run(
             settings(**GPU, **options, evaluate_every=0, checkpoint_every=0), ToyTask(), PaddedData(n=320),
             sampler=Sampler(), seed=0, folder=tmp_path / name, recipe_text="", resume=None,
-            overfit_batch=False, dry_run=False, warm_start=False,
+            overfit_batch=False, dry_run=False,
         )  # fmt: skip
         assert (run.turns.graphs is not None) == graphs
         if run.turns.graphs is not None:
