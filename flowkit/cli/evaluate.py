@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from flowkit import atomic
 from flowkit.cli import options
-from flowkit.errors import writing
+from flowkit.errors import UserError, writing
 
+SPLITS = ("train", "validation", "test")
 EXAMPLE = "example:\n  flowkit evaluate runs/mixture --split test --steps 4 --json"
 
 
@@ -15,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     options.add_run_arguments(parser)
     options.add_sampler_arguments(parser)
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="which split (default test)"
-    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which split (default test)")
     parser.add_argument("--limit", type=int, help="at most this many samples")
     parser.add_argument("--out", metavar="FILE", help="also write the metrics to this JSON file")
     parser.set_defaults(overrides=True)
@@ -30,9 +30,14 @@ def run(args: argparse.Namespace) -> None:
     loaded = options.load_run(args, with_data=True)
     assert loaded.data is not None  # with_data raises a UserError where the recipe has none
     loaded.data.prepare()
-    metrics = loaded.task.evaluate(
-        loaded.data.split(args.split), sampler=loaded.sampler, seed=args.seed, limit=args.limit
-    )
+    samples = loaded.data.split(args.split)
+    metrics = loaded.task.evaluate(samples, sampler=loaded.sampler, seed=args.seed, limit=args.limit)
+    if not len(samples):
+        filled = " or ".join(f"--split {name}" for name in SPLITS if len(loaded.data.split(name)))
+        empty = f"the {args.split} split of {args.run} is empty; {filled or 'no split'} holds samples"
+        if not metrics:
+            raise UserError(f"nothing to measure: {empty}")
+        print(f"flowkit: what needs samples was not measured: {empty}", file=sys.stderr)
     result = {"run": str(loaded.folder), "split": args.split, "seed": args.seed, "metrics": metrics}
     if args.out:
         target = Path(args.out)

@@ -6,12 +6,16 @@ import argparse
 import importlib
 import inspect
 import itertools
+import re
 from pathlib import Path
 
 from flowkit.cli import options
 from flowkit.errors import UserError, nearest
 
-EXAMPLE = "example:\n  flowkit list methods\n  flowkit list recipes --json"
+EXAMPLE = "examples:\n  flowkit list methods\n  flowkit list recipes --json      # with the whole descriptions"
+
+#: Where a sentence ends: not after an initial (K. Ito) or an abbreviation (e.g.).
+SENTENCE_END = re.compile(r"(?<=[\w)\]'`][a-z0-9)\]'`%][.!?]) +(?=[A-Z`])")
 
 #: Kind -> (module, base class, what it is). Imported only when asked for.
 KINDS = {
@@ -44,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         options.print_json([{"name": name, "summary": summary} for name, summary in rows])
     else:
-        options.print_table(rows)
+        options.print_table([(name, SENTENCE_END.split(summary)[0]) for name, summary in rows])
 
 
 def entries(kind: str | None) -> list[tuple[str, str]]:
@@ -75,23 +79,25 @@ def classes(kind: str) -> dict[str, type]:
 
 
 def first_line(cls: type) -> str:
-    """The first sentence of a class's own documentation."""
+    """The first paragraph of a class's own documentation."""
     return (inspect.cleandoc(cls.__doc__ or "")).split("\n\n")[0].replace("\n", " ")
 
 
 def _recipes() -> list[tuple[str, str]]:
     from flowkit.config.recipe import recipe_names
+
+    return [(name, recipe_description(path)) for name, path in recipe_names().items()]
+
+
+def recipe_description(path: Path) -> str:
+    """What a recipe says of itself: its ``description``, else the comment that it starts with."""
     from flowkit.config.yamlfile import read_yaml
 
-    rows = []
-    for name, path in recipe_names().items():
-        raw = read_yaml(path)
-        rows.append((name, str(raw.get("description") or _comment(path)) if isinstance(raw, dict) else "not a recipe"))
-    return rows
+    raw = read_yaml(path)
+    return str(raw.get("description") or _comment(path)) if isinstance(raw, dict) else "not a recipe"
 
 
 def _comment(path: Path) -> str:
-    """The comment that a recipe starts with."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return " ".join(line.lstrip("# ") for line in lines).strip()
 

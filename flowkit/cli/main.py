@@ -23,7 +23,7 @@ VERBS = {
     "reflow": "straighten a trained flow on its own pairs, so that few steps suffice",
     "sample": "draw samples from a run or a pretrained model",
     "evaluate": "measure a run or a pretrained model on a split of its data",
-    "list": "list methods, recipes, data, solvers, paths, couplings, pretrained models, ...",
+    "list": "list methods, recipes, data, solvers, paths, couplings, pretrained models and more",
     "show": "explain a run, a recipe or a class",
     "data": "prepare a recipe's data, or print its statistics",
     "new": "write a working skeleton of a method or a domain, with its test",

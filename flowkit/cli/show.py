@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +61,47 @@ def _show_run(args: argparse.Namespace) -> None:
     if args.json:
         options.print_json(facts)
         return
-    options.print_table((name, _brief(value)) for name, value in facts.items())
+    options.print_table(_rows(facts))
     print("\nrecipe:\n" + Path(facts["recipe"]).read_text(encoding="utf-8"), end="")
 
 
+def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts that are there, long ones over several lines, the entries of a mapping one below the other."""
+    for name, value in facts.items():
+        if value is None or value in ({}, [], ""):
+            continue
+        if isinstance(value, Mapping):
+            lines = [f"{key}: {_brief(entry)}" for key, entry in value.items()]
+        else:
+            lines = textwrap.wrap(_number(value), 96, break_long_words=False, break_on_hyphens=False)
+        yield from zip([name, *[""] * (len(lines) - 1)], lines, strict=True)
+
+
 def _brief(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 160 else text[:157] + "..."
+    """A list of a hundred symbols says no more than its beginning."""
+    text = _number(value)
+    return text if isinstance(value, str) or len(text) <= 96 else text[:93] + "..."
+
+
+def _number(value: Any) -> str:
+    """Four digits of a fraction are enough to read; ``--json`` has all."""
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
 def _show_recipe(args: argparse.Namespace) -> None:
-    from flowkit.config.recipe import load_recipe
+    from flowkit.cli.list import recipe_description
+    from flowkit.config.recipe import load_recipe, recipe_names
 
     recipe = load_recipe(args.thing, args.overrides, trainer=options.trainer_class())
     if args.json:
         options.print_json(recipe.resolved)
     else:
+        path = Path(args.thing)
+        if not path.is_file():
+            path = recipe_names()[args.thing.removeprefix("recipes/").removesuffix(".yaml")]
+        told = "" if recipe.resolved.get("description") else recipe_description(path)  # else it is in the dump
+        if told:
+            print(textwrap.fill(told, 110, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False))
         print(recipe.dump(), end="")
 
 

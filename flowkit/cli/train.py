@@ -60,9 +60,19 @@ def run(args: argparse.Namespace) -> None:
         print("dry run: the recipe trains, evaluates and samples; nothing was kept")
     else:
         print(
-            f"run: {folder}\nsample it: flowkit sample {folder}\n"
+            f"run: {folder}\n{_use(type(built.task), folder)}"
             f"go on: flowkit train {folder} --resume last --trainer.steps N"
         )
+
+
+def _use(task: type, folder: Path) -> str:
+    """What to do with the run, as its plugin says; else to sample from it."""
+    from flowkit.config import plugins
+
+    for plugin in plugins.plugins().values():
+        if plugin.use and any(f"{task.__module__}.".startswith(f"{module}.") for module in plugin.modules):
+            return f"use it: {plugin.use.format(run=folder)}\n"
+    return f"sample it: flowkit sample {folder}\n"
 
 
 def _source_and_folder(args: argparse.Namespace) -> tuple[str | Path, Path]:

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import importlib
 import inspect
+import re
 import sys
 import types
 import typing
@@ -208,5 +209,8 @@ def describe(annotation: Any) -> str:
         elif typing.get_origin(option) is typing.Literal:
             names.append("one of " + ", ".join(map(str, typing.get_args(option))))
         else:
-            names.append(getattr(option, "__name__", str(option)) if typing.get_origin(option) is None else str(option))
+            generic = typing.get_origin(option) is not None
+            names.append(
+                re.sub(r"\b(\w+\.)+", "", str(option)) if generic else getattr(option, "__name__", str(option))
+            )
     return " or ".join(names)

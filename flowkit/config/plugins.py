@@ -46,6 +46,8 @@ class Plugin:
         summary: one line for ``flowkit list plugins``.
         modules: modules and packages (with the modules right in them) whose classes recipes may name.
         verbs: verb -> :class:`Verb` (or just the module's path).
+        use: a command that puts a trained run to its use, ``{run}`` in place of its folder, for the end of a training:
+            ``flowkit speak {run} --text "Hello, world."``.
         pretrained: folder of ``save_pretrained`` folders, or None.
         recipes: folder of YAML files, or None (the recipes that ship with FlowKit are found without it).
         extra: what to ``pip install`` when a module cannot be imported, e.g. ``flowkit-fm[speech]``.
@@ -56,6 +58,7 @@ class Plugin:
     summary: str = ""
     modules: tuple[str, ...] | list[str] = ()
     verbs: Mapping[str, Verb | str] = field(default_factory=dict)
+    use: str = ""
     pretrained: Path | None = None
     recipes: Path | None = None
     extra: str = ""

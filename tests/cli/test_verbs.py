@@ -157,6 +157,19 @@ def test_list(flowkit, kind, names):
     assert flowkit("list", kind)[0] == 0
 
 
+def test_evaluate_of_an_empty_split_says_so_and_names_another(flowkit, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path))
+    few = ("--data.episodes", 12, "--device", "cpu")
+    code, out, err = flowkit("evaluate", "policy/fork", *few)
+    assert (code, out) == (2, "")
+    assert "the test split of policy/fork is empty; --split train or --split validation" in err
+    code, out, err = flowkit("evaluate", "policy/fork", *few, "--task.rollout_episodes", 2)
+    assert code == 0
+    assert "success" in out
+    assert "the test split of policy/fork is empty" in err
+    assert "action_rmse" in flowkit("evaluate", "policy/fork", *few, "--split", "validation", "--limit", 8)[1]
+
+
 def test_list_alone_lists_the_kinds(flowkit):
     out = flowkit("list")[1]
     for kind in ("methods", "recipes", "data", "solvers", "paths", "couplings", "pretrained"):
@@ -173,6 +186,46 @@ def test_show(flowkit, toy_run, toy_recipe):
     assert "drop_condition: float (default 0.0)" in described
     assert json.loads(flowkit("show", "Tolerance", "--json")[1])["arguments"]
     assert "steps: int" in flowkit("show", "Sampler")[1]
+
+
+def test_show_tells_a_model_card_whole_and_readably(flowkit):
+    card = json.loads(flowkit("show", "policy/fork", "--json")[1])
+    out = flowkit("show", "policy/fork")[1].split("\nrecipe:")[0]
+    assert " ".join(card["summary"].split()) in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 120
+    assert "{" not in out
+    assert "None" not in out
+    assert f"success: {card['metrics']['success']}" in out
+
+
+def test_show_of_a_class_prints_no_addresses(flowkit):
+    assert "optimiser: Optimiser (default Adam())" in flowkit("show", "Trainer")[1]
+    task = flowkit("show", "PolicyTask")[1]
+    assert "encoder: Callable[[ObservationSpec], Encoder] (default ObservationEncoder)" in task
+
+
+def test_list_prints_a_sentence_and_json_and_show_the_whole(flowkit):
+    entries = json.loads(flowkit("list", "recipes", "--json")[1])
+    whole = next(e["summary"] for e in entries if e["name"] == "policy/smoke/bc-fork")
+    short = next(line for line in flowkit("list", "recipes")[1].splitlines() if line.startswith("policy/smoke/bc-fork"))
+    assert short.endswith(whole.split(". ")[0] + ".")
+    shown = flowkit("show", "policy/smoke/bc-fork")[1]
+    comment = [line.removeprefix("# ") for line in shown.splitlines() if line.startswith("# ")]
+    assert " ".join(comment) == whole
+    assert yaml.safe_load(shown)["seed"] == 0
+    assert "(K. Ito and L. Johnson," in flowkit("list", "data")[1]  # an initial ends no sentence
+
+
+def test_training_ends_with_the_use_that_the_plugin_names(flowkit, toy_recipe, tmp_path):
+    from flowkit.config.plugins import plugins
+
+    assert "flowkit sample" in flowkit("train", toy_recipe, "--out", tmp_path / "toy")[1]
+    verbs = {name: plugin.use for name, plugin in plugins().items()}
+    assert verbs["policy"].startswith("flowkit rollout {run} ")
+    assert verbs["speech"].startswith("flowkit speak {run} ")
+    recipe = "policy/smoke/bc-fork"
+    out = flowkit("train", recipe, "--trainer.steps", 1, "--trainer.evaluate_every", 0, "--out", tmp_path / "bc")[1]
+    assert f"use it: flowkit rollout {tmp_path / 'bc'} " in out
 
 
 def test_data(flowkit, toy_recipe):
