@@ -11,8 +11,9 @@ EXAMPLE = (
     "examples:\n"
     "  flowkit data record FlowKit/Fork-v0 --episodes 200\n"
     "  flowkit data record FlowKit/MetaWorld-reach-v0 --episodes 50 --out reach/expert-v0 --workers 2\n\n"
-    "Train on it with data.class_path=MinariDemonstrations data.init_args.dataset=reach/expert-v0. A recording that\n"
-    "was interrupted goes on when the same command is given again."
+    "Train on it (the sizes are those of the environment; flowkit data stats tells them):\n"
+    "  flowkit train policy/adaflow-minari --data.dataset fork/expert-v0 --task.state 2 --task.actions 1\n\n"
+    "A recording that was interrupted goes on when the same command is given again."
 )
 
 

@@ -84,7 +84,9 @@ class ScriptedDemonstrations(CachedDemonstrations):
         actions: Any = env.action_space
         layout = ObservationLayout.of_space(env.observation_space, keys=self.keys)
         env.close()
-        bar = tqdm(total=self.count, desc=f"recording {self.environment}", unit="episode", mininterval=1.0)
+        bar = tqdm(
+            total=self.count, desc=f"recording {self.environment}", unit="episode", mininterval=1.0, disable=None
+        )
         stream = chosen(script, self.count, only_successes=self.only_successes, workers=self.workers)
         with bar, EpisodeWriter(folder, layout, actions=int(actions.shape[0])) as writer:
             for number, episode in enumerate(stream):
