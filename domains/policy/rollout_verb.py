@@ -262,7 +262,8 @@ def _notes(args: argparse.Namespace, env_id: str, summary: Summary) -> list[str]
         import torch
 
         where = options.device(args.device)
-        threads = f"{torch.get_num_threads()} threads" if where == "cpu" else "a GPU"
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'s' * (count > 1)}" if where == "cpu" else "a GPU"
         notes.append(
             f"a decision alone takes {summary.alone_ms.p50:.2f} ms (median; p95 {summary.alone_ms.p95:.2f}) on "
             f"{where}, {threads}; {summary.latency_ms.p50:.2f} ms for {summary.latency_batch:.1f} at once"

@@ -6,6 +6,7 @@ the Sampler), ``seed`` and ``description``. Whoever trains hands the trainer's c
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -220,6 +221,13 @@ def describe_arguments(cls: type) -> list[str]:
 
     lines = []
     for parameter in (parameters(cls) or {}).values():
-        default = "required" if parameter.required else f"default {parameter.default!r}"
+        default = "required" if parameter.required else f"default {_default(parameter.default)}"
         lines.append(f"{parameter.name}: {describe(parameter.annotation)} ({default})")
     return lines
+
+
+def _default(value: Any) -> str:
+    """A default as a recipe's reader understands it: a class by its name, an object without a text by its class."""
+    if inspect.isclass(value):
+        return value.__name__
+    return f"{type(value).__name__}()" if type(value).__repr__ is object.__repr__ else repr(value)
