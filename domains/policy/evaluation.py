@@ -10,7 +10,6 @@ from domains.policy.actors import FlowActor, actor_of
 from domains.policy.metrics import Summary, summarise
 from domains.policy.records import EpisodeRecord
 from domains.policy.rollout import EVALUATION_STARTS, rollout
-from flowkit.errors import UserError
 
 
 def evaluate_rollouts(
@@ -21,8 +20,8 @@ def evaluate_rollouts(
     Returns:
         ``success`` with ``success_low`` and ``success_high`` (Wilson, 95 %), ``return``, ``max_reward``, ``length``
         (means), ``nfe``, ``nfe_p95`` (network calls of a decision), ``nfe_share_1``, ... (the histogram: share of the
-        decisions that took so many evaluations), ``latency_ms``, ``latency_ms_p95`` (of a decision
-        at batch 1), ``episodes``, and ``mode_coverage``. What does not exist (the NFE of a script, modes of an
+        decisions that took so many calls), ``latency_ms``, ``latency_ms_p95`` (of a decision at batch 1), ``episodes``,
+        and ``mode_coverage``. What does not exist (the NFE of a script, modes of an
         environment without any) is left out, so that every value is a finite number.
 
     Raises:
@@ -58,14 +57,11 @@ def summary_of(policy: Any, env_id: str, records: Sequence[EpisodeRecord], *, se
 
 
 def mode_names(env_id: str) -> tuple[str, ...]:
-    """The ways that an environment's expert knows (lanes, routes); () where there is one or none is known."""
-    from domains.policy.envs.experts import expert_for
+    """The ways to succeed in an environment (lanes, routes); () where there is one or none is known."""
+    from domains.policy.envs import ENVIRONMENTS
 
-    try:
-        modes = expert_for(env_id).modes
-    except UserError:
-        return ()
-    return tuple(modes) if len(modes) > 1 else ()
+    entry = ENVIRONMENTS.get(env_id)
+    return () if entry is None else entry.modes
 
 
 #: Heads of :func:`table_row`.

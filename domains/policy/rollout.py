@@ -265,8 +265,9 @@ def _fitted(action: Any, env: gymnasium.Env) -> Any:
 
 
 def _mode_of(info: dict[str, Any]) -> int | None:
+    """FlowKit's environments count their ways; what another one calls its mode may be anything."""
     mode = info.get("mode")
-    return None if mode is None or int(mode) < 0 else int(mode)
+    return int(mode) if isinstance(mode, int | np.integer) and not isinstance(mode, bool) and mode >= 0 else None
 
 
 def _finite(observation: Any) -> bool:

@@ -131,3 +131,14 @@ def test_noise_is_added_in_units_of_the_action_and_clipped():
     draws = np.array([loud.act(env, None)[0] for _ in range(4000)])
     assert draws.std() == pytest.approx(0.3, rel=0.05)
     assert np.abs(draws).max() <= 1
+
+
+def test_a_module_that_cannot_be_imported_is_one_line():
+    with pytest.raises(UserError, match=r"json\.nothing cannot be imported: ModuleNotFoundError"):
+        make_env("json.nothing:Some-v0")
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_noise_is_a_finite_number(noise):
+    with pytest.raises(UserError, match="noise of an expert"):
+        expert_for("FlowKit/Fork-v0", noise=noise)

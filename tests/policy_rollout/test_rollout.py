@@ -8,6 +8,7 @@ from rollout_worlds import FORK, WALK, Walk, assert_same, fresh_policy
 
 from domains.policy.actors import Actor, ExpertActor, FlowActor, RandomActor
 from domains.policy.envs.make import make_env
+from domains.policy.evaluation import evaluate_rollouts, mode_names
 from domains.policy.records import Decision, RolloutLog, read_episodes
 from domains.policy.rollout import BREAKDOWNS, EVALUATION_STARTS, jerk, rollout
 from flowkit.errors import UserError
@@ -166,3 +167,24 @@ def test_an_actor_of_your_own():
     records = rollout(Right(), WALK, episodes=10, envs=3)
     assert all(r.success for r in records)
     assert all(len(r.decisions) == r.length for r in records)
+
+
+def test_modes_are_those_of_the_environment_and_nothing_else():
+    assert mode_names("FlowKit/Fork-v0") == ("left", "right")
+    assert len(mode_names("FlowKit/Fork8-v0")) == 8
+    assert len(mode_names("FlowKit/PointMazeRing-v0")) == 2
+    assert mode_names("FlowKit/PointMazeUMaze-v0") == mode_names("Pendulum-v1") == ()
+    found = evaluate_rollouts(ExpertActor("FlowKit/Fork4-v0"), "FlowKit/Fork4-v0", episodes=40)
+    assert found["mode_coverage"] == 1.0
+
+
+def test_what_another_environment_calls_its_mode_does_no_harm(monkeypatch):
+    step = Walk.step
+
+    def named(self, action):
+        *rest, info = step(self, action)
+        return *rest, {**info, "mode": "training"}
+
+    monkeypatch.setattr(Walk, "step", named)
+    (record,) = rollout(RandomActor(), WALK, episodes=1)
+    assert (record.mode, record.failed) == (None, "")

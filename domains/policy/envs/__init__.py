@@ -16,6 +16,7 @@ class Entry:
         steps: longest episode; None where the environment ends by itself.
         packages: modules it imports, all from ``extra``.
         extra: extra of flowkit-fm that installs them.
+        modes: names of the ways to succeed that ``info["mode"]`` counts; empty where there is only one.
     """
 
     entry_point: str
@@ -23,6 +24,7 @@ class Entry:
     steps: int | None = None
     packages: tuple[str, ...] = ()
     extra: str = "policy"
+    modes: tuple[str, ...] = ()
 
 
 _HERE = "domains.policy.envs"
@@ -33,8 +35,14 @@ META_WORLD_TASKS = (
 )  # fmt: skip
 
 
-def _maze(steps: int, **kwargs: Any) -> Entry:
-    return Entry(f"{_HERE}.point_maze:make_point_maze", kwargs, steps, ("gymnasium_robotics", "mujoco"), "envs")
+def _fork(modes: int) -> Entry:
+    names = ("left", "right") if modes == 2 else tuple(f"lane {k}" for k in range(modes))
+    return Entry(f"{_HERE}.fork:Fork", {"modes": modes}, modes=names)
+
+
+def _maze(steps: int, maze: str, modes: tuple[str, ...] = ()) -> Entry:
+    packages = ("gymnasium_robotics", "mujoco")
+    return Entry(f"{_HERE}.point_maze:make_point_maze", {"maze": maze}, steps, packages, "envs", modes)
 
 
 def meta_world_entry(task: str) -> Entry:
@@ -48,13 +56,13 @@ def _cubes(cubes: str, steps: int) -> Entry:
 
 #: id -> how it is made. Ids of other packages work as well (see :func:`domains.policy.envs.make.make_env`).
 ENVIRONMENTS: dict[str, Entry] = {
-    "FlowKit/Fork-v0": Entry(f"{_HERE}.fork:Fork"),
-    "FlowKit/Fork4-v0": Entry(f"{_HERE}.fork:Fork", {"modes": 4}),
-    "FlowKit/Fork8-v0": Entry(f"{_HERE}.fork:Fork", {"modes": 8}),
-    "FlowKit/PointMazeUMaze-v0": _maze(300, maze="umaze"),
-    "FlowKit/PointMazeMedium-v0": _maze(600, maze="medium"),
-    "FlowKit/PointMazeLarge-v0": _maze(800, maze="large"),
-    "FlowKit/PointMazeRing-v0": _maze(400, maze="ring"),
+    "FlowKit/Fork-v0": _fork(2),
+    "FlowKit/Fork4-v0": _fork(4),
+    "FlowKit/Fork8-v0": _fork(8),
+    "FlowKit/PointMazeUMaze-v0": _maze(300, "umaze"),
+    "FlowKit/PointMazeMedium-v0": _maze(600, "medium"),
+    "FlowKit/PointMazeLarge-v0": _maze(800, "large"),
+    "FlowKit/PointMazeRing-v0": _maze(400, "ring", ("above", "below")),
     **{f"FlowKit/MetaWorld-{task}-v0": meta_world_entry(task) for task in META_WORLD_TASKS},
     "FlowKit/PushT-v0": Entry(
         f"{_HERE}.push_t:make_push_t", {}, 300, ("gym_pusht", "pymunk", "pygame", "shapely"), "envs"

@@ -23,11 +23,9 @@ class Expert(ABC):
 
     #: Noise where none is asked for.
     default_noise: float = 0.0
-    #: Names of its modes: ``info["mode"]`` counts them.
-    modes: tuple[str, ...] = ()
 
     def __init__(self, *, noise: float | None = None) -> None:
-        if noise is not None and noise < 0:
+        if noise is not None and not 0 <= noise < np.inf:
             raise UserError(f"the noise of an expert is 0 or more, got {noise}")
         self.noise = self.default_noise if noise is None else noise
         self.rng = np.random.default_rng(0)

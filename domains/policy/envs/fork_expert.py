@@ -15,13 +15,10 @@ class ForkExpert(Expert):
     """Chooses a lane by lot and turns into it just before the obstacle; see :func:`.fork.expert_action`."""
 
     default_noise = NOISE / SIDEWAYS
-    modes = ("left", "right")
 
     def begin(self, env: gymnasium.Env) -> None:
         fork = env.unwrapped
         assert isinstance(fork, Fork)
-        if fork.modes > 2:
-            self.modes = tuple(f"lane {k}" for k in range(fork.modes))
         self.lane = fork.batch.lanes[self.rng.integers(fork.modes)]
 
     def choose(self, env: gymnasium.Env, observation: Any) -> np.ndarray:

@@ -126,7 +126,12 @@ def _prepare(env_id: str) -> dict[str, Any]:
     if colon:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             raise UserError(f"{env_id}: there is no module {module!r}; install it, or leave the part before ':' out")
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise UserError(
+                f"{env_id}: {module} cannot be imported: {type(error).__name__}: {one_line(error)}"
+            ) from error
         if name in gymnasium.registry:
             return {}
     raise UserError(f"no environment {env_id!r}; {_nearest_id(name if colon else env_id)}")

@@ -21,7 +21,6 @@ class MazeExpert(Expert):
     """
 
     default_noise = 0.1
-    modes = ("above", "below")
 
     def begin(self, env: gymnasium.Env) -> None:
         self.maze = env.unwrapped.maze  # pyright: ignore[reportAttributeAccessIssue]
