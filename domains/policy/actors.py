@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from domains.policy.envs.experts import Expert
+    from domains.policy.observations import ObservationLayout
 
 #: Observations at which a policy decided, kept to time decisions at batch 1.
 KEPT_OBSERVATIONS = 32
@@ -62,7 +63,7 @@ class FlowActor(Actor):
         self.kept: list[Any] = []
 
     def open(self, n: int, env: gymnasium.Env) -> None:
-        check_spaces(self.policy, env)
+        check_spaces(self.policy.layout, int(np.size(self.policy.action_low)), env)
         self._space = env.observation_space
         self.kept, self._decisions, self._stride = [], 0, 1
         self._vector = self.policy.vector(n)
@@ -169,8 +170,14 @@ def batch_of(space: gymnasium.Space, observations: Sequence[Any]) -> Any:
     return concatenate(space, list(observations), create_empty_array(space, n=len(observations)))
 
 
-def check_spaces(policy: Any, env: gymnasium.Env) -> None:
+def check_spaces(layout: ObservationLayout, size: int, env: gymnasium.Env, *, what: str = "the policy") -> None:
     """Refuse an environment whose observations or actions are not those of the policy.
+
+    Args:
+        layout: of the policy's observations.
+        size: entries of its actions.
+        env: to act in.
+        what: does not fit, for the message.
 
     Raises:
         UserError: names the environment and what differs.
@@ -179,15 +186,15 @@ def check_spaces(policy: Any, env: gymnasium.Env) -> None:
 
     name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     try:
-        policy.layout.check(env.observation_space)
+        layout.check(env.observation_space)
     except UserError as error:
-        raise UserError(f"the policy does not fit {name}: {error}") from None
-    space, size = env.action_space, int(np.size(policy.action_low))
+        raise UserError(f"{what} does not fit {name}: {error}") from None
+    space = env.action_space
     if not isinstance(space, Box):
-        raise UserError(f"the policy does not fit {name}: it gives numbers, the environment takes {space}")
+        raise UserError(f"{what} does not fit {name}: it gives numbers, the environment takes {space}")
     if int(np.prod(space.shape)) != size:
         raise UserError(
-            f"the policy does not fit {name}: its actions have {size} entries, the environment's {np.prod(space.shape)}"
+            f"{what} does not fit {name}: its actions have {size} entries, the environment's {np.prod(space.shape)}"
         )
 
 

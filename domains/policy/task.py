@@ -124,7 +124,7 @@ class PolicyTask(Task):
         """Take scales, bounds, environment and observation layout from the data.
 
         Raises:
-            UserError: the data does not fit the task, or the environment of the rollouts cannot be made.
+            UserError: the data does not fit the task or the environment of the rollouts, or that cannot be made.
         """
         statistics = data.statistics()
         layout = statistics["layout"]
@@ -142,9 +142,15 @@ class PolicyTask(Task):
             raise UserError(f"task.init_args.images is {_shown(self.spec.images)}, the data has {_shown(images)}")
         self.normaliser.adapt(statistics)
         if self.rollout_episodes and self.environment:
+            from domains.policy.actors import check_spaces
             from domains.policy.envs.make import make_env
 
-            make_env(self.environment).close()  # better now than after the first thousand steps
+            # Better now than after the first thousand steps.
+            env = make_env(self.environment)
+            try:
+                check_spaces(self.normaliser.layout, self.actions, env, what="the data")
+            finally:
+                env.close()
 
     @property
     def environment(self) -> str:

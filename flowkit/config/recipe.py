@@ -80,8 +80,19 @@ class Recipe:
                 return parser.instantiate(parser.parse_object({key: self.resolved[key]}))[key]
             except UserError as error:
                 raise UserError(f"{self.name}: {error}") from error
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{self.name}: {key} cannot be built: {plugins.one_line(error)}") from error
+            except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+                raise UserError(f"{self.name}: {_refusal(key, error)}") from error
+
+
+def _refusal(key: str, error: Exception) -> str:
+    """What the constructor said that refused a value; the parser wraps it in many words about types."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    if isinstance(cause, UserError):
+        return str(cause)
+    kind = "" if isinstance(cause, ValueError | TypeError) else f"{type(cause).__name__}: "
+    return f"{key} cannot be built with these values: {kind}{plugins.one_line(cause)}"
 
 
 def load_recipe(name: str | Path, overrides: Iterable[Override] = (), *, trainer: type | None = None) -> Recipe:

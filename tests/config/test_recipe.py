@@ -174,3 +174,14 @@ def test_yaml_anchors_and_merges_still_work():
 def test_numbers_survive_the_dump():
     recipe = parse(TEXT, ("trainer.lr", "1e-7"))
     assert yaml.safe_load(recipe.dump())["trainer"]["lr"] == 1e-7
+
+
+def test_what_a_constructor_refuses_is_said_in_its_own_words():
+    message = mistake_in(
+        TEXT.replace(
+            "sampler: {solver: Midpoint,",
+            "sampler: {solver: Midpoint, controller: {class_path: VarianceAdaptive, init_args: {eta: -1}},",
+        )
+    )
+    assert message == "r.yaml: VarianceAdaptive: eta must be 0 or more (infinity makes one step), not -1.0"
+    assert "task cannot be built with these values: RuntimeError" in mistake_in(TEXT.replace("width: 4", "width: -4"))

@@ -137,7 +137,7 @@ def test_sinusoids_resolve_the_unit_interval() -> None:
     code = Sinusoids(32)(torch.linspace(0, 1, 101))
     distance = torch.cdist(code, code)
     assert (distance + torch.eye(101) * 9 > 0.1).all()
-    with pytest.raises(ValueError, match="even"):
+    with pytest.raises(UserError, match="even"):
         Sinusoids(7)
 
 

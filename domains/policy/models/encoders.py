@@ -89,6 +89,11 @@ class ImageEncoder(nn.Module):
             raise UserError(f"ImageEncoder: crop is the share of a side that is kept, in (0, 1], not {crop}")
         if pooling not in ("keypoints", "mean"):
             raise UserError(f"ImageEncoder: pooling is keypoints or mean, not {pooling!r}")
+        if size < 1 or groups < 1 or not channels or min(channels) < 1:
+            raise UserError(
+                f"ImageEncoder: channels {list(channels)}, size {size} and groups {groups} must be positive, and there "
+                "must be a level at least"
+            )
         self.cropped = (max(round(height * crop), 1), max(round(width * crop), 1))
         if min(self.cropped) < 2 ** len(channels):
             raise UserError(

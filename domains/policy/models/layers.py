@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowkit.errors import UserError
+
 
 class Sinusoids(nn.Module):
     """Sines and cosines of a time at ``count`` / 2 angular frequencies, geometric from ``highest`` to ``lowest``.
 
     Raises:
-        ValueError: ``count`` is odd or below 4.
+        UserError: ``count`` is odd or below 4.
     """
 
     frequencies: Tensor
@@ -23,7 +25,7 @@ class Sinusoids(nn.Module):
     def __init__(self, count: int, *, highest: float = 100.0, lowest: float = 1.0) -> None:
         super().__init__()
         if count < 4 or count % 2:
-            raise ValueError(f"the number of sinusoids must be even and at least 4, not {count}")
+            raise UserError(f"the number of sinusoids must be even and at least 4, not {count}")
         exponents = torch.linspace(0.0, 1.0, count // 2, dtype=torch.float64)
         frequencies = highest * (lowest / highest) ** exponents
         # cos x = sin (x + pi / 2): one sine for both, for in small networks every kernel counts.

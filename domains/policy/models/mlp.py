@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from domains.policy.models.layers import Sinusoids, perceptron
 from domains.policy.models.specs import ChunkSpec
 from flowkit.cond import Cond
+from flowkit.errors import UserError
 from flowkit.nn.network import Network
 
 
@@ -28,6 +29,9 @@ class ChunkMLP(Network):
         sinusoids: of each time; even.
         head_width: of the hidden layers of scalar heads.
         head_depth: hidden layers of scalar heads.
+
+    Raises:
+        UserError: a size out of its range.
     """
 
     def __init__(
@@ -42,7 +46,10 @@ class ChunkMLP(Network):
     ) -> None:
         super().__init__(spec)
         if min(width, depth, head_width) < 1 or head_depth < 0:
-            raise ValueError(f"ChunkMLP: width {width}, depth {depth} and head_width {head_width} must be at least 1")
+            raise UserError(
+                f"ChunkMLP: width {width}, depth {depth} and head_width {head_width} must be at least 1, head_depth "
+                f"{head_depth} at least 0"
+            )
         self.chunk = (spec.horizon, spec.actions)
         size = spec.horizon * spec.actions
         around = spec.condition + spec.times * sinusoids

@@ -86,9 +86,10 @@ class ChunkUNet(Network):
     ) -> None:
         super().__init__(spec)
         widths = list(widths)
-        if not widths or any(w % groups for w in widths) or kernel % 2 == 0:
+        if groups < 1 or not widths or any(w < 1 or w % groups for w in widths) or kernel < 1 or kernel % 2 == 0:
             raise UserError(
-                f"ChunkUNet: widths {widths} must be multiples of groups = {groups}, and kernel = {kernel} must be odd"
+                f"ChunkUNet: widths {widths} must be positive multiples of groups = {groups}, and kernel = {kernel} "
+                "must be odd and positive"
             )
         fold = 2 ** (len(widths) - 1)
         if spec.horizon % fold:
