@@ -75,8 +75,8 @@ class Episodes:
         source: what messages call the data: a file or a data set's name.
 
     Raises:
-        UserError: no episode, an empty one, lengths that do not fit, or a NaN or infinite state or action (the
-            message names the episode and the step).
+        UserError: no episode, an empty one, lengths that do not fit, bounds without room, or a NaN or infinite state or
+            action (the message names the episode and the step).
     """
 
     observations: Mapping[str, np.ndarray | ArrayRows]
@@ -134,6 +134,8 @@ class Episodes:
                 raise self._error(f"{name!r} has rows of {self.observations[name].shape[1:]}, the layout has {shape}")
         if self.action_low.shape != self.action_high.shape or self.action_low.shape != self.actions.shape[1:]:
             raise self._error(f"actions have {self.actions.shape[1]} entries, their bounds {self.action_low.shape}")
+        if not (self.action_low <= self.action_high).all():
+            raise self._error(f"actions are bounded from {self.action_low} to {self.action_high}: no action fits")
         for name, value in (("action", self.actions), ("state", self.observations["state"])):
             for first in range(0, steps, _CHUNK):
                 bad = np.flatnonzero(~np.isfinite(value[first : first + _CHUNK]).all(axis=1))

@@ -53,6 +53,14 @@ class ObservationLayout:
         if keys:
             for key in keys:
                 if not any(_covers(key, leaf) for leaf in leaves):
+                    if list(leaves) == [""]:
+                        raise UserError(
+                            f"the observation has no key {key!r}: it is one {type(space).__name__}, without keys"
+                        )
+                    if not key:
+                        raise UserError(
+                            f"the observation has keys ({', '.join(sorted(leaves))}), one plain box is expected"
+                        )
                     raise UserError(f"the observation has no key {key!r}: {nearest(key, leaves)}")
             chosen = [leaf for leaf in chosen if any(_covers(key, leaf) for key in keys)]
         state: list[tuple[str, int]] = []

@@ -81,9 +81,10 @@ def record(
             be resumed.
 
     Raises:
-        UserError: no such environment, no expert, the data set is there already, or the expert fails too often.
+        UserError: no such environment, no expert, the data set is there already (or, to append, holds this seed's
+            episodes), or the expert fails too often.
     """
-    from domains.policy.data.minari import datasets_root
+    from domains.policy.data.minari import datasets_root, recorded_seeds
     from domains.policy.data.minari_writer import write_minari
 
     dataset = dataset or default_dataset(env_id)
@@ -94,6 +95,9 @@ def record(
             "--append with another --seed"
         )
     script = Script(env_id, seed=seed, noise=noise, expert=expert)
+    if append and not recorded_seeds(dataset, root).isdisjoint(map(script.start, range(episodes))):
+        # The same episode twice might lie in the training and in the validation split.
+        raise UserError(f"the data set {dataset!r} holds episodes from the starts of seed {seed}: give another --seed")
     env, actor = script.make()
     env.close()
     made, shown = 0, _Shown(episodes)

@@ -121,3 +121,22 @@ def test_human_push_t():
     got = data.split("train").batch(range(256))
     assert got["state"].shape == (256, 2, 20)
     assert got["actions"].shape == (256, 16, 2)
+
+
+def test_a_file_damaged_inside_is_one_line(tmp_path):
+    path = tmp_path / "a.npz"
+    state = np.random.default_rng(0).normal(size=(30, 3))
+    np.savez_compressed(path, state=state, action=state[:, :1], episode_ends=[30])
+    content = bytearray(path.read_bytes())
+    content[60:110] = bytes(255 - value for value in content[60:110])
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="cannot read the arrays"):
+        ArrayDemonstrations(str(path), state=["state"]).prepare()
+
+
+@pytest.mark.parametrize("low", [1.0, float("nan")])
+def test_bounds_without_room_are_refused(tmp_path, low):
+    path = tmp_path / "a.npz"
+    np.savez(path, state=np.zeros((9, 3)), action=np.zeros((9, 2)), episode_ends=[9])
+    with pytest.raises(UserError, match="no action fits"):
+        ArrayDemonstrations(str(path), state=["state"], action_low=[low], action_high=[-1.0]).prepare()

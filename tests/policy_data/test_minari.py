@@ -249,3 +249,15 @@ def test_broken_metadata_nan_and_discrete_actions_are_one_line(tmp_path):
         root=str(tmp_path),
     )
     assert "a flow policy needs a Box" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"env_spec": "nothing"}, "data.init_args.environment"), ({"env_spec": "[1]"}, "no specification"),
+     ({"total_episodes": "many"}, "total_episodes is 'many'")],
+)  # fmt: skip
+def test_metadata_that_makes_no_sense_is_one_line(tmp_path, change, words):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path, [plain(3, rng), plain(4, rng)]) / "data" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert words in refused(tmp_path)

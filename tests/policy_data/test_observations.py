@@ -163,3 +163,11 @@ def test_wrong_values_are_refused():
         layout.parts({"i": image})
     with pytest.raises(UserError, match="number of rows"):
         layout.parts_batch({"d": np.zeros(2, int), "i": image[None]})
+
+
+def test_keys_of_a_plain_box_and_a_plain_box_of_keys():
+    box = spaces.Box(-1, 1, (2,))
+    with pytest.raises(UserError, match="no key 'a': it is one Box, without keys"):
+        ObservationLayout.of_space(box, keys=["a"])
+    with pytest.raises(UserError, match=r"has keys \(a, b\), one plain box is expected"):
+        ObservationLayout.of_space(box).check(spaces.Dict(a=box, b=box))

@@ -200,3 +200,10 @@ def test_the_verb_records_and_prints_what_it_wrote(capsys, tmp_path):
 def test_a_missing_expert_is_one_line(capsys):
     assert main(["data", "record", "CartPole-v1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_same_seed_is_not_appended(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    record("FlowKit/Fork-v0", "fork/one-v0", episodes=3, seed=2)
+    with pytest.raises(UserError, match="holds episodes from the starts of seed 2: give another --seed"):
+        record("FlowKit/Fork-v0", "fork/one-v0", episodes=1, seed=2, append=True)

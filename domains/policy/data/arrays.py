@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class ArrayDemonstrations(Demonstrations):
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as arrays:
                     return self._episodes(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UserError(f"cannot read the arrays of {self.file!r}: {reason}") from error
 

@@ -253,7 +253,6 @@ class _Tables:
 def _vectors(rows: Any, key: str, size: int, entry: EpisodeEntry) -> np.ndarray:
     """(T, size) of a column of numbers or of (nested) lists of them, checked."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     values = rows.column(key).combine_chunks()
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
@@ -262,8 +261,8 @@ def _vectors(rows: Any, key: str, size: int, entry: EpisodeEntry) -> np.ndarray:
         pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type) or pa.types.is_large_list(values.type)
     ):
         # Rows of unequal lengths may sum up to the right number: values would move to other frames.
-        lengths = pc.list_value_length(values)
-        equal &= values.null_count == 0 and (len(lengths) == 0 or pc.min(lengths).as_py() == pc.max(lengths).as_py())
+        lengths = values.value_lengths().to_numpy(zero_copy_only=False) if len(values) else np.zeros(0)
+        equal &= values.null_count == 0 and len(np.unique(lengths)) <= 1
         values = values.flatten()
     try:
         numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)

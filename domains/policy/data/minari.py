@@ -110,7 +110,15 @@ class MinariDemonstrations(CachedDemonstrations):
                     continue
                 steps = len(episode["rewards"])
                 actions = np.asarray(episode["actions"])
-                parts = layout.parts_batch(episode["observations"])
+                try:
+                    parts = layout.parts_batch(episode["observations"])
+                except UserError as error:
+                    raise UserError(f"Minari data set {self.dataset!r} episode {number}: {error}") from error
+                if actions[:1].size not in (0, len(low)):
+                    raise UserError(
+                        f"Minari data set {self.dataset!r} episode {number}: actions have {actions[:1].size} entries, "
+                        f"the data set's action space {len(low)}"
+                    )
                 seen = len(parts["state"])
                 if len(actions) != steps or seen != steps + 1 or steps != metadata.get("total_steps", steps):
                     raise UserError(
@@ -141,7 +149,13 @@ def local_datasets(root: Path) -> list[str]:
 def environment_of(path: Path) -> str:
     """The gymnasium id that a data set's metadata names, or ""."""
     metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
-    return str(json.loads(metadata.get("env_spec") or "{}").get("id", ""))
+    try:
+        return str(json.loads(metadata.get("env_spec") or "{}").get("id", ""))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"{str(path / 'metadata.json')!r}: env_spec is no specification of an environment: name it by "
+            "data.init_args.environment"
+        ) from None
 
 
 def open_storage(path: Path, dataset: str) -> Any:
@@ -155,9 +169,26 @@ def open_storage(path: Path, dataset: str) -> Any:
     except ImportError as error:
         raise UserError(f"Minari data needs a package ({error}): pip install 'flowkit-fm[policy]'") from error
     try:
-        return MinariStorage.read(path)
+        storage = MinariStorage.read(path)
+        if not isinstance(storage.total_episodes, int):
+            raise TypeError(f"total_episodes is {storage.total_episodes!r}")
+        return storage
     except Exception as error:  # whatever the metadata or a back end is not happy with
         raise UserError(f"Minari data set {dataset!r} in {str(path)!r} cannot be opened: {error}") from error
+
+
+def recorded_seeds(dataset: str, root: str = "") -> set[int]:
+    """Seeds with which the episodes of a local data set began, as far as it knows them; empty where there is none.
+
+    Raises:
+        UserError: see :func:`open_storage`.
+    """
+    path = datasets_root(root) / dataset / "data"
+    if not (path / "metadata.json").is_file():
+        return set()
+    storage = open_storage(path, dataset)
+    found = (_metadata(storage, number).get("seed") for number in range(storage.total_episodes))
+    return {int(seed) for seed in found if seed is not None}
 
 
 def _episodes(storage: Any, dataset: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
