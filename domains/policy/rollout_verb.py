@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,16 @@ def run(args: argparse.Namespace) -> None:
         records, summary = _roll(args, actor, env_id, folder, settings)
         results[name] = (actor, records, summary)
     files = {"episodes": str(out / "episodes.jsonl"), "summary": str(out / "summary.json")}
+    failure: UserError | None = None
     if args.video:
         first, records, _ = next(iter(results.values()))
-        files |= _film(args, first, env_id, records)
+        try:
+            files |= _film(args, first, env_id, records)
+        except UserError as error:
+            failure = error
     _tell(args, env_id, {name: summary for name, (_, _, summary) in results.items()}, files, out)
+    if failure is not None:  # after the table: the episodes were made
+        raise failure
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -97,6 +104,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--first-start {args.first_start}: at least 0")
     if args.video and Path(args.video).suffix.lower() != ".mp4":
         raise UserError(f"--video {args.video}: the name must end in .mp4")
+    if args.video and find_spec("av") is None:
+        raise UserError("--video needs PyAV, which is not installed: pip install 'flowkit-fm[policy]'")
     if args.execute is not None and not args.run:
         raise UserError("--execute changes how a policy's chunks are carried out: give a RUN")
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from rollout_worlds import WALK, Walk
 
 from domains.policy.actors import ExpertActor
 from domains.policy.evaluation import evaluate_rollouts
@@ -182,3 +183,23 @@ def test_evaluation_gives_finite_numbers_only(fork_run):
     script = evaluate_rollouts(ExpertActor("FlowKit/Fork-v0"), "FlowKit/Fork-v0", episodes=20)
     assert (script["success"], script["mode_coverage"]) == (1.0, 1.0)
     assert "nfe" not in script
+
+
+def test_a_film_that_fails_costs_no_table(flowkit, monkeypatch):
+    def dark(self):
+        raise RuntimeError("no screen")
+
+    monkeypatch.setattr(Walk, "render", dark)
+    code, out, err = flowkit("rollout", "--random", "--env", WALK, "--episodes", 2, "--out", "x", "--video", "a.mp4")
+    assert code == 2
+    assert "no screen" in err.splitlines()[-1]
+    assert "95 % interval" in out
+    assert Path("x/summary.json").is_file()
+
+
+def test_films_without_their_package_are_refused_before_the_rollout(flowkit, monkeypatch):
+    monkeypatch.setattr("domains.policy.rollout_verb.find_spec", lambda name: None)
+    code, _, err = flowkit("rollout", "--random", "--env", WALK, "--video", "a.mp4")
+    assert code == 2
+    assert "needs PyAV" in err
+    assert not list(Path().iterdir())
