@@ -163,11 +163,20 @@ def actor_of(policy: Any) -> Actor:
 
 
 def batch_of(space: gymnasium.Space, observations: Sequence[Any]) -> Any:
-    """Observations of ``space`` stacked as a gymnasium vector environment gives them."""
+    """Observations of ``space`` stacked as a gymnasium vector environment gives them.
+
+    Raises:
+        UserError: one of them has another shape than ``space`` says.
+    """
     from gymnasium.vector.utils import concatenate, create_empty_array
 
-    # Without a check against the space: real environments leave their own boxes.
-    return concatenate(space, list(observations), create_empty_array(space, n=len(observations)))
+    # Without a check of the values: real environments leave their own boxes.
+    try:
+        return concatenate(space, list(observations), create_empty_array(space, n=len(observations)))
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UserError(
+            f"the environment gave an observation that is not of its own space, {space}: {error}"
+        ) from error
 
 
 def check_spaces(layout: ObservationLayout, size: int, env: gymnasium.Env, *, what: str = "the policy") -> None:

@@ -52,12 +52,13 @@ class Script:
         Raises:
             UserError: there is no such environment, it has no expert, or its actions are no vector.
         """
+        from domains.policy.envs.make import make_env  # says in one line where gymnasium is missing
+
+        env = make_env(self.env_id)
         import gymnasium
 
         from domains.policy.envs.experts import expert_for
-        from domains.policy.envs.make import make_env
 
-        env = make_env(self.env_id)
         if not isinstance(env.action_space, gymnasium.spaces.Box):
             raise UserError(f"{self.env_id} has actions of the kind {env.action_space}: only boxes can be recorded")
         return env, self.expert() if self.expert is not None else expert_for(self.env_id, noise=self.noise)

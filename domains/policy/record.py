@@ -85,7 +85,7 @@ def record(
             episodes), or the expert fails too often.
     """
     from domains.policy.data.minari import datasets_root, recorded_seeds
-    from domains.policy.data.minari_writer import write_minari
+    from domains.policy.data.minari_writer import check_dataset_id, write_minari
 
     dataset = dataset or default_dataset(env_id)
     check_dataset_id(dataset)  # before any work
@@ -135,24 +135,6 @@ def record(
     if store is not None:
         store.remove()
     return Recording(dataset, folder, len(kept), sum(len(e.actions) for e in kept), made, failures)
-
-
-def check_dataset_id(dataset: str) -> None:
-    """Refuse what Minari would refuse.
-
-    Raises:
-        UserError: the id is malformed, or Minari is missing.
-    """
-    try:
-        from minari.dataset.minari_dataset import parse_dataset_id
-    except ImportError as error:
-        raise UserError(f"recording needs a package ({error}): pip install 'flowkit-fm[policy]'") from error
-    try:
-        parse_dataset_id(dataset)
-    except (ValueError, TypeError):
-        raise UserError(
-            f"{dataset!r} is no Minari id: write (namespace/)name-vN, for instance fork/expert-v0"
-        ) from None
 
 
 def default_dataset(env_id: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -142,3 +144,14 @@ def test_a_module_that_cannot_be_imported_is_one_line():
 def test_noise_is_a_finite_number(noise):
     with pytest.raises(UserError, match="noise of an expert"):
         expert_for("FlowKit/Fork-v0", noise=noise)
+
+
+def test_without_gymnasium_there_is_one_line(tmp_path):
+    # In a process of its own: here gymnasium is loaded.
+    code = (
+        "import sys; sys.modules['gymnasium'] = None\n"
+        "from domains.policy.data.scripted import ScriptedDemonstrations\n"
+        f"ScriptedDemonstrations('FlowKit/Fork-v0', cache={str(tmp_path)!r}).prepare()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: environments need gymnasium" in done.stderr.splitlines()[-1]

@@ -188,3 +188,15 @@ def test_what_another_environment_calls_its_mode_does_no_harm(monkeypatch):
     monkeypatch.setattr(Walk, "step", named)
     (record,) = rollout(RandomActor(), WALK, episodes=1)
     assert (record.mode, record.failed) == (None, "")
+
+
+def test_an_observation_of_another_shape_is_one_line(tmp_path, monkeypatch):
+    step = Walk.step
+
+    def longer(self, action):
+        seen, *rest = step(self, action)
+        return np.concatenate([seen, seen]), *rest
+
+    monkeypatch.setattr(Walk, "step", longer)
+    with pytest.raises(UserError, match="not of its own space"):
+        rollout(fresh_policy(), WALK, episodes=2)

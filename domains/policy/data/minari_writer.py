@@ -48,6 +48,26 @@ class RecordedEpisode:
     success: bool | None = None
 
 
+def check_dataset_id(dataset_id: str) -> None:
+    """Refuse what Minari would refuse.
+
+    Raises:
+        UserError: the id is malformed, or Minari is missing.
+    """
+    try:
+        import minari.data_collector.episode_buffer  # noqa: F401  (needs packages of its own)
+        from minari.dataset.minari_dataset import parse_dataset_id
+    except ImportError as error:
+        raise UserError(f"writing Minari data needs a package ({error}): pip install 'flowkit-fm[policy]'") from error
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{dataset_id!r} is no Minari id: write (namespace/)name-vN, the namespace with two letters or "
+            "more: fork/expert-v0"
+        ) from None
+
+
 def write_minari(
     dataset_id: str,
     episodes: Sequence[RecordedEpisode],
@@ -89,18 +109,9 @@ def write_minari(
         UserError: the id is malformed, the data set is there already (or, to append, has other spaces), an episode's
             arrays do not fit each other, or nothing can be written there.
     """
-    try:
-        from minari.data_collector.episode_buffer import EpisodeBuffer
-        from minari.dataset.minari_dataset import parse_dataset_id
-    except ImportError as error:
-        raise UserError(f"writing Minari data needs a package ({error}): pip install 'flowkit-fm[policy]'") from error
-    try:
-        parse_dataset_id(dataset_id)
-    except (ValueError, TypeError):
-        raise UserError(
-            f"{dataset_id!r} is no Minari id: write (namespace/)name-vN, the namespace with two letters or "
-            "more: fork/expert-v0"
-        ) from None
+    check_dataset_id(dataset_id)
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
     if not episodes:
         raise UserError(f"Minari data set {dataset_id!r}: there is no episode to write")
     for number, episode in enumerate(episodes):

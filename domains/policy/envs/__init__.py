@@ -27,6 +27,7 @@ class Entry:
     modes: tuple[str, ...] = ()
 
 
+NO_GYMNASIUM = "environments need gymnasium, which is not installed: pip install 'flowkit-fm[policy]'"
 _HERE = "domains.policy.envs"
 #: Tasks of Meta-World that are listed; its other tasks are registered when ``make_env`` is asked for them.
 META_WORLD_TASKS = (
@@ -83,9 +84,7 @@ def register() -> None:
     try:
         import gymnasium
     except ImportError as error:
-        raise UserError(
-            "environments need gymnasium, which is not installed: pip install 'flowkit-fm[policy]'"
-        ) from error
+        raise UserError(NO_GYMNASIUM) from error
     for env_id, entry in ENVIRONMENTS.items():
         if env_id not in gymnasium.registry:
             register_entry(env_id, entry)

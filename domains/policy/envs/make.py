@@ -13,12 +13,16 @@ import sys
 import warnings
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 
-from domains.policy.envs import ENVIRONMENTS, Entry, meta_world_entry, register, register_entry
+from domains.policy.envs import ENVIRONMENTS, NO_GYMNASIUM, Entry, meta_world_entry, register, register_entry
 from flowkit.config.plugins import one_line
 from flowkit.errors import UserError, nearest
+
+try:
+    import gymnasium
+except ImportError as missing:  # this module is imported where an environment is wanted
+    raise UserError(NO_GYMNASIUM) from missing
 
 Render = Literal["none", "human", "rgb_array"]
 #: Ids of other packages: how they begin -> (module that registers them, extra, settings they need).
