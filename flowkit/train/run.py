@@ -136,7 +136,9 @@ class Run:
             for name, before in saved["conditions"].items()
             if now.get(name) != before
         ]
-        return [f"going on from step {self.step}"] + [f"not the same run: {text}" for text in differences]
+        return [f"going on from step {self.step}"] + [
+            f"changed: {text} (a run of one piece may come out otherwise)" for text in differences
+        ]
 
     def conditions(self) -> dict[str, Any]:
         """What must stay equal for a resumed run to equal an undisturbed one."""

@@ -244,7 +244,7 @@ def test_a_run_without_a_checkpoint_starts_anew_and_a_longer_one_goes_on(
     assert train(tmp_path, steps=6, resume="last", schedule="constant", progress=True)["steps"] == 6
     said = capsys.readouterr().err
     assert "going on from step 4" in said
-    assert "steps was 4, is 6" in said
+    assert "changed: steps was 4, is 6 (" in said
     train(tmp_path / "whole", steps=6, schedule="constant")
     model = Path("checkpoints", "last", "model", "model.safetensors")
     one, other = (load_file(folder / model) for folder in (tmp_path, tmp_path / "whole"))
