@@ -47,5 +47,5 @@ def model_card(card: Card, recipe: str, info: Mapping[str, Any]) -> str:
         lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()] + [""]
     if card.limits:
         lines += ["## Limits", "", card.limits, ""]
-    lines += ["## Use", "", "```python", "import flowkit", 'pipeline = flowkit.load("THIS FOLDER")', "```", ""]
+    lines += ["## Use", "", "```python", "import flowkit", "", 'pipeline = flowkit.load("THIS FOLDER")', "```", ""]
     return "\n".join(lines)
