@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowkit.config.plugins import one_line
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,23 @@ class Script:
 
 
 def attempt(script: Script, index: int, env: gymnasium.Env, expert: Expert) -> RecordedEpisode:
-    """Make attempt ``index`` (a function of the script and the index alone) in an environment that is reused."""
+    """Make attempt ``index`` (a function of the script and the index alone) in an environment that is reused.
+
+    Raises:
+        UserError: the environment or the expert breaks down, or the episode does not end.
+    """
+    try:
+        return _attempt(script, index, env, expert)
+    except UserError:
+        raise
+    except Exception as error:  # simulators raise whatever they like
+        raise UserError(
+            f"{script.env_id} broke down in attempt {index} (start {script.start(index)}): {type(error).__name__}: "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _attempt(script: Script, index: int, env: gymnasium.Env, expert: Expert) -> RecordedEpisode:
     from domains.policy.data.minari_writer import RecordedEpisode
 
     start = script.start(index)

@@ -207,3 +207,16 @@ def test_the_same_seed_is_not_appended(tmp_path, monkeypatch):
     record("FlowKit/Fork-v0", "fork/one-v0", episodes=3, seed=2)
     with pytest.raises(UserError, match="holds episodes from the starts of seed 2: give another --seed"):
         record("FlowKit/Fork-v0", "fork/one-v0", episodes=1, seed=2, append=True)
+
+
+def test_an_environment_that_breaks_down_is_one_line(tmp_path, monkeypatch):
+    from domains.policy.envs.fork import Fork
+
+    def broken(self, action):
+        raise RuntimeError("the simulation is unstable")
+
+    monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(Fork, "step", broken)
+    with pytest.raises(UserError, match=r"Fork-v0 broke down in attempt 0 \(start 0\): RuntimeError: the simulation"):
+        record("FlowKit/Fork-v0", "fork/broken-v0", episodes=2, root=str(tmp_path / "sets"))
+    assert not (tmp_path / "sets" / "fork").exists()
