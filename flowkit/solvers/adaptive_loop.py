@@ -60,8 +60,12 @@ class _Running:
         def pick(value: Tensor) -> Tensor:
             return value.index_select(0, index)
 
+        calls = self.first.calls
         first = replace(
-            self.first, v=pick(self.first.v), heads={name: pick(head) for name, head in self.first.heads.items()}
+            self.first,
+            v=pick(self.first.v),
+            heads={name: pick(head) for name, head in self.first.heads.items()},
+            calls=calls if isinstance(calls, int) else pick(calls),
         )
         return _Running(
             pick(self.x),

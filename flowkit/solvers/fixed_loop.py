@@ -98,16 +98,15 @@ def run_fixed(problem: Problem, plan: Sequence[float]) -> Solution:
         replacement = hook(done, t0, x, None)
         x = x if replacement is None else replacement
     outcome = Status.OK if done == steps else Status.MAX_EVALUATIONS
-    # Numbers and a function where tensors are due: the solution makes them when they are read.
-    on_demand: dict[str, Any] = {
-        "evaluations": evaluations,
-        "network_calls": calls if isinstance(calls, int) else calls.to(torch.int64).expand(batch),
-        "accepted": done,
-        "rejected": 0,
-        "status": lambda: torch.where(broken(x, cond), int(Status.NON_FINITE), int(outcome)),
-        "stopped_at": plan[done],
-    }
-    solution = Solution(x, **on_demand)
+    solution = Solution.on_demand(
+        x,
+        evaluations=evaluations,
+        network_calls=calls if isinstance(calls, int) else calls.to(torch.int64).expand(batch),
+        accepted=done,
+        rejected=0,
+        status=lambda: torch.where(broken(x, cond), int(Status.NON_FINITE), int(outcome)),
+        stopped_at=plan[done],
+    )
     if trajectory is not None:
         solution.ts = torch.tensor(plan[: done + 1], dtype=torch.float64, device=x.device)
         solution.xs = torch.stack(trajectory)

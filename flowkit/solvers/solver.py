@@ -182,7 +182,7 @@ class _OnDemand:
         instance.__dict__[self.name] = value
 
 
-def _of_all(value: float, x: Tensor) -> Tensor:
+def _of_all(value: int | float, x: Tensor) -> Tensor:
     """(b,) of one number: int64, or float64 where it is no integer."""
     dtype = torch.int64 if isinstance(value, int) else torch.float64
     return torch.full(x.shape[:1], value, dtype=dtype, device=x.device)
@@ -213,6 +213,26 @@ class Solution:
     xs: Float[Tensor, "n b *d"] | None = None
     dense: Callable[[Tensor | float], Tensor] | None = None
     log_density: Float[Tensor, " b"] | None = None
+
+    @classmethod
+    def on_demand(
+        cls,
+        x: Float[Tensor, "b *d"],
+        *,
+        evaluations: int,
+        network_calls: int | Int[Tensor, " b"],
+        accepted: int,
+        rejected: int,
+        status: Callable[[], Tensor],
+        stopped_at: float,
+    ) -> Solution:
+        """A solution whose counts, the same for all samples, and whose status are made tensors when first read."""
+        solution: Any = cls.__new__(cls)  # without the constructor, which takes tensors
+        solution.x = x
+        solution.evaluations, solution.network_calls = evaluations, network_calls
+        solution.accepted, solution.rejected = accepted, rejected
+        solution.status, solution.stopped_at = status, stopped_at
+        return solution
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

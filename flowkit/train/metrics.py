@@ -81,7 +81,7 @@ class Metrics:
             self._writer = None
 
 
-def _step(line: str) -> float:
+def _step(line: str) -> int | float:
     """The step of a record; infinite for a line cut short, so that it is dropped."""
     try:
         return int(json.loads(line)["step"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from io import TextIOBase
 
 
 def duration(seconds: float) -> str:
@@ -31,7 +31,7 @@ class Progress:
     """
 
     def __init__(
-        self, steps: int, start: int = 0, *, shown: bool = True, stream: TextIO | None = None, pause: float = 10.0,
+        self, steps: int, start: int = 0, *, shown: bool = True, stream: TextIOBase | None = None, pause: float = 10.0,
         seconds: float = float("inf"),
     ) -> None:  # fmt: skip
         self.seconds = seconds

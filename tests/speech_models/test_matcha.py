@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from toy import BINS, MEL, SYMBOLS, ToyData, decoder, toy_task
@@ -316,7 +317,9 @@ def toy_task_with_bins(bins: int):
     return Matcha(lambda spec: decoder(spec, features=bins), FlowMatching(), symbols=len(SYMBOLS), features=bins)
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_impossible_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Outside of tests nothing checks the types, and the class itself must refuse.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UserError, match="at least 1"):
         toy_task(symbols=0)
     with pytest.raises(UserError, match="rounding is nearest or ceil"):
