@@ -88,7 +88,7 @@ def test_progress_in_a_log_has_no_carriage_returns_and_rewrites_on_a_terminal() 
     for step in range(50):
         progress.update(step, {"loss": 0.5}, 1.0)
     assert quiet.getvalue().count("\n") == 1, "a log gets a line now and then, not each time"
-    assert [duration(s) for s in (5, 65, 3723)] == ["0:05", "1:05", "1:02:03"]
+    assert [duration(s) for s in (5.0, 65.0, 3723.0)] == ["0:05", "1:05", "1:02:03"]
 
 
 def test_metrics_drop_what_a_killed_run_wrote_after_its_checkpoint(tmp_path: Path) -> None:
