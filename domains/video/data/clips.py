@@ -83,7 +83,7 @@ class ClipSamples(Samples):
         """
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
         count = len(self)
-        if rows.size and not (-1 < rows.min() and rows.max() < count):
+        if rows.size and (rows.min() < 0 or rows.max() >= count):
             raise IndexError(f"clips are 0 to {count - 1}, got {rows.min()} to {rows.max()}")
         raw: RawBatch = {
             "frames": torch.from_numpy(self.read(rows)),

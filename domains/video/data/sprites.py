@@ -87,7 +87,8 @@ class SpriteClips(ClipSamples):
         colours = (draws[..., 1] * len(PALETTE)).astype(np.int64)
         room = float(source.size - source.side)
         speed = source.speed_range[0] + draws[..., 2] * (source.speed_range[1] - source.speed_range[0])
-        place, velocity = draws[..., 3:5] * room, _polar(draws[..., 5], speed)
+        place: Any = draws[..., 3:5] * room
+        velocity = _polar(draws[..., 5], speed)
         corners, velocities, hits = [place], [velocity], [np.zeros(classes.shape, dtype=bool)]
         for step in range(steps):
             place = place + velocity
@@ -215,8 +216,10 @@ class BouncingSprites(DataSource):
 
     @cached_property
     def bank(self) -> np.ndarray:
-        """All sprites in all colours at all fractions of a pixel: uint8 (classes, colours, 8, 8, channels, side + 1, side
-        + 1)."""
+        """All sprites in all colours at all eighths of a pixel, uint8.
+
+        (classes, colours, 8, 8, channels, side + 1, side + 1).
+        """
         pictures, tints = draw_shapes(self.side), PALETTE if self.colour else np.full((1, 1), 255, dtype=np.uint16)
         y, x = (phase.ravel() for phase in np.indices((PHASES, PHASES)))
         moved = np.stack([shifted(np.repeat(picture[None], len(y), 0), y, x) for picture in pictures])
