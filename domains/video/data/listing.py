@@ -85,9 +85,11 @@ def paced(given: Frames, fps: float, path: Path) -> Iterator[np.ndarray]:
     """The frames of a video at ``fps`` frames per second (0: its own), by leaving out or repeating some.
 
     Raises:
-        UserError: not as many frames come as were promised.
+        UserError: not as many frames come as were promised, or the video has no rate.
     """
     repeats = np.ones(given.expected, dtype=np.int64)
+    if fps and not given.fps and given.expected > 1:
+        raise UserError(f"the rate of {str(path)!r} is not known: leave data.init_args.fps at 0")
     if fps:
         # The last frame at or before each tick is the one that was seen then.
         end = given.times[-1] + (1 / given.fps if given.fps else 0.0)

@@ -81,7 +81,8 @@ class SpriteClips(ClipSamples):
         source = self.source
         sprites, steps = source.sprites, (source.frames - 1) * source.stride
         draws = uniforms(source.seed, self.clip_numbers(indices), sprites * (6 + steps))
-        draws = draws.reshape(len(indices), sprites, 6 + steps)
+        # Frames last, so that a longer clip begins as a shorter one does.
+        draws = draws.reshape(len(indices), 6 + steps, sprites).swapaxes(1, 2)
         known = np.asarray(source.classes_of(self.name))
         classes = known[(draws[..., 0] * len(known)).astype(np.int64)]
         colours = (draws[..., 1] * len(PALETTE)).astype(np.int64)
