@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pickle
 import re
+from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 from made_videos import H264, KINDS, Kind, cut, write_sound, write_video
 
 from domains.video.data.clips import SPLITS, MappedFrames, clip_starts
 from domains.video.data.folder import VideoFolder
 from domains.video.data.reader import Fit, decode
 from flowkit.errors import UserError
+from flowkit.train.loader import Loader
 
 LOSSLESS = Kind("lossless.mkv", "ffv1", "bgr0")
 
@@ -70,6 +73,37 @@ def test_no_frame_is_in_two_splits(folder, only, shares):
         assert (np.diff(starts) >= 4).all()
     clips = np.concatenate([samples.batch(range(len(samples)))["clip"].numpy() for samples in splits.values()])
     assert len(set(clips.tolist())) == len(clips)
+
+
+def test_windows_are_squares_of_the_scaled_frames(tmp_path):
+    path = write_video(tmp_path / "w.mkv", Kind("", "ffv1", "bgr0", size=(64, 96)), 30)
+    data = make(path, window=32, size=16, windows=5, frames=6, hop=2, validation=0.0, test=0.3)
+    whole = np.stack(list(decode(path, Fit(16, 32))))
+    assert whole.shape == (30, 3, 32, 48)
+    train, test = data.split("train"), data.split("test")
+    assert (len(train), len(test)) == (8 * 5, 5)
+    corners = train.attributes(range(40))["corner"]
+    assert len(np.unique(corners, axis=0)) > 30
+    assert corners.max(0).tolist() == pytest.approx([16, 32], abs=4)
+    batch = train.batch(range(40))
+    for row, (y, x) in enumerate(corners.tolist()):
+        first = 2 * (row // 5)
+        assert np.array_equal(batch["frames"][row], whole[first : first + 6, :, y : y + 16, x : x + 16])
+    assert not set(batch["clip"].tolist()) & set(test.batch(range(5))["clip"].tolist())
+    write_video(tmp_path / "x.mkv", LOSSLESS, 30)
+    write_video(tmp_path / "y.mkv", LOSSLESS, 30)
+    with pytest.raises(UserError, match=r"x\.mkv.* have another size"):
+        make(tmp_path, window=32, size=16).prepare()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_the_order_of_clips_does_not_depend_on_threads(folder, threads):
+    train = make(folder).split("train")
+    shares = islice(Loader(train, batch=8, seed=3, threads=threads), 9)
+    plain = Loader(train, batch=8, seed=3, threads=0)
+    for share in shares:
+        expected = plain.share(share.epoch, share.index).parts[0].raw
+        assert torch.equal(share.parts[0].raw["frames"], expected["frames"])
 
 
 def test_files_are_decoded_once_and_again_when_they_change(folder, monkeypatch):
@@ -138,6 +172,7 @@ def test_a_variable_rate_is_brought_to_a_constant_one(tmp_path):
         ({"stride": 0}, "data.init_args.stride is 0"),
         ({"size": 3}, "data.init_args.size is 3"),
         ({"hop": -1}, "data.init_args.hop is -1"),
+        ({"windows": 2}, "data.init_args.windows is 2"),
         ({"limit": -1}, "data.init_args.limit is -1"),
         ({"validation": 0.6, "test": 0.5}, "sum to less than 1"),
     ],

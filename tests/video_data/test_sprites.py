@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from domains.video.data.clips import SPLITS
+from domains.video.data.draws import uniforms
 from domains.video.data.shapes import NAMES, draw_shapes, shifted
-from domains.video.data.sprites import PALETTE, BouncingSprites, uniforms
+from domains.video.data.sprites import PALETTE, BouncingSprites
 from flowkit.errors import UserError
 
 

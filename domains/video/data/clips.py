@@ -125,7 +125,7 @@ class FrameWriter:
     """
 
     def __init__(self, folder: Path, *, size: tuple[int, int], actions: int = 0) -> None:
-        self.folder, self.frames = folder, 0
+        self.folder, self.size, self.frames = folder, size, 0
         self._files: list[tuple[IO[bytes], np.dtype, tuple[int, ...]]] = []
         self._open("frames.npy", np.dtype(np.uint8), (3, *size))
         if actions:
@@ -216,6 +216,8 @@ class MappedClips(ClipSamples):
         frames: of a clip.
         stride: frames from one frame of a clip to its next.
         names: attributes of the clips, by name, (n, ...).
+        corners: (n, 2) upper left corners of the clips, y then x, where they show a part of the frames.
+        size: height and width of that part.
     """
 
     def __init__(
@@ -226,23 +228,31 @@ class MappedClips(ClipSamples):
         frames: int,
         stride: int = 1,
         names: Mapping[str, np.ndarray] | None = None,
+        corners: np.ndarray | None = None,
+        size: int = 0,
     ) -> None:
         self.source, self.starts, self.frames, self.stride = source, starts, frames, stride
+        self.corners = np.zeros((len(starts), 2), dtype=np.int64) if corners is None else corners
+        self.shape = (size, size) if size else source.frames.shape[2:]
         self._names = dict(names or {})
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def clip_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """The first frames: other splits have others."""
-        return self.starts[indices]
+        """Made of the first frame and of the corner: other clips, and other splits, have others."""
+        _, _, height, width = self.source.frames.shape
+        y, x = self.corners[indices].T
+        return (self.starts[indices] * height + y) * width + x
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :class:`ClipSamples`."""
         every, span = self.source.frames, (self.frames - 1) * self.stride + 1
-        out = np.empty((len(indices), self.frames, *every.shape[1:]), dtype=np.uint8)
-        for row, start in enumerate(self.starts[indices].tolist()):
-            out[row] = every[start : start + span : self.stride]
+        height, width = self.shape
+        out = np.empty((len(indices), self.frames, 3, height, width), dtype=np.uint8)
+        places = zip(self.starts[indices].tolist(), self.corners[indices].tolist(), strict=True)
+        for row, (start, (y, x)) in enumerate(places):
+            out[row] = every[start : start + span : self.stride, :, y : y + height, x : x + width]
         return out
 
     def actions(self, indices: np.ndarray) -> np.ndarray | None:

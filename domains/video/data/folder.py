@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from domains.video.data.clips import (
     split_number,
 )
 from domains.video.data.dividing import divided
+from domains.video.data.draws import uniforms
 from domains.video.data.index import index_video
 from domains.video.data.listing import SUFFIXES, Frames, Video, find_files, paced
 from domains.video.data.reader import Fit, chunks, decode
@@ -46,6 +48,9 @@ class VideoFolder(DataSource):
         stride: frames from one frame of a clip to its next.
         hop: frames from the start of a training clip to the start of the next; 0: they have none in common. Clips of
             the other splits never have frames in common.
+        window: side in pixels of the squares that clips show, scaled to ``size``; 0: the frame's whole middle. Where
+            a clip's square lies is drawn. All videos have then one size.
+        windows: clips, each with a square of its own, from every start of a clip.
         fps: frames per second to which videos are brought by leaving out or repeating frames; 0 leaves them.
         validation: share of the videos for validation, at least one where it is positive.
         test: the same for the test split.
@@ -63,6 +68,8 @@ class VideoFolder(DataSource):
         size: int = 64,
         stride: int = 1,
         hop: int = 1,
+        window: int = 0,
+        windows: int = 1,
         fps: float = 0.0,
         validation: float = 0.05,
         test: float = 0.05,
@@ -72,6 +79,7 @@ class VideoFolder(DataSource):
         cache: str = "",
     ) -> None:
         self.folder, self.frames, self.size, self.stride, self.hop = folder, frames, size, stride, hop
+        self.window, self.windows = window, windows
         self.fps, self.validation, self.test, self.limit, self.seed = fps, validation, test, limit, seed
         self.licence, self.cache = terms, cache
 
@@ -117,6 +125,7 @@ class VideoFolder(DataSource):
             "format": FORMAT,
             "class": type(self).__name__,
             "size": self.size,
+            "window": self.window,
             "fps": self.fps,
             "files": [[video.key, *stamp(video.path)] for video in videos],
             "root": str(self.root.resolve()),
@@ -133,9 +142,11 @@ class VideoFolder(DataSource):
             UserError: there is no video, too many are bad, or the cache cannot be written.
         """
         check_clip(frames=self.frames, stride=self.stride, size=self.size)
-        for name, value in (("hop", self.hop), ("fps", self.fps)):
+        for name, value in (("hop", self.hop), ("fps", self.fps), ("window", self.window)):
             if value < 0:
                 raise UserError(f"data.init_args.{name} is {value}: it is not negative")
+        if self.windows < 1 or (self.windows > 1 and not self.window):
+            raise UserError(f"data.init_args.windows is {self.windows}: it is at least 1, and 1 without a window")
         videos = self._chosen()
         folder = self._folder(videos)
         if not (folder / "manifest.json").is_file():
@@ -154,19 +165,27 @@ class VideoFolder(DataSource):
         bad: dict[str, str] = {}
         rows: list[dict[str, Any]] = []
         bar = tqdm(videos, desc=f"decoding {self.source}", unit="file", mininterval=1.0, file=sys.stderr)
-        with FrameWriter(folder, size=(self.size, self.size)) as writer:
+        fit = Fit(self.size, self.window)
+        with ExitStack() as stack:
+            writer: FrameWriter | None = None
             for video in bar:
-                before = writer.frames
+                before = writer.frames if writer else 0
                 try:
-                    given = self.open_video(video, Fit(self.size))
+                    given = self.open_video(video, fit)
                     for part in chunks(paced(given, self.fps, video.path)):
+                        if writer is None:
+                            writer = stack.enter_context(FrameWriter(folder, size=part.shape[2:]))
+                        if part.shape[2:] != writer.size:
+                            raise UserError(f"frames of {str(video.path)!r} have another size than those before")
                         writer.add(part)
                 except UserError as error:
-                    writer.drop(writer.frames - before)
+                    if writer is not None:
+                        writer.drop(writer.frames - before)
                     bad[video.key] = str(error)
                     bar.write(f"left out: {error}", file=sys.stderr)
                     self._refuse(bad, len(videos))
                     continue
+                assert writer is not None
                 rows.append(
                     {
                         "key": video.key,
@@ -178,7 +197,7 @@ class VideoFolder(DataSource):
                         "labels": dict(video.labels),
                     }
                 )
-            if not rows:
+            if writer is None or not rows:
                 raise UserError(next(iter(bad.values())))
             writer.finish({"source": self.source, "videos": rows, "skipped": bad})
 
@@ -223,8 +242,23 @@ class VideoFolder(DataSource):
         names = sorted({name for row in self._rows for name in row["labels"]})
         labels = {name: np.asarray([row["labels"].get(name, -1) for row in self._rows])[video] for name in names}
         starts = ranges[piece, 1] + first
+        attributes = {"video": video, **labels}
+        corners = None
+        if self.window:
+            starts = np.repeat(starts, self.windows)
+            attributes = {name: np.repeat(values, self.windows) for name, values in attributes.items()}
+            room = np.subtract(self.mapped.frames.shape[2:], self.size) + 1
+            draws = uniforms(self.seed, starts * self.windows + np.arange(len(starts)) % self.windows, 2)
+            corners = (draws * room).astype(np.int64)
+            attributes["corner"] = corners
         return MappedClips(
-            self.mapped, starts, frames=self.frames, stride=self.stride, names={"video": video, **labels}
+            self.mapped,
+            starts,
+            frames=self.frames,
+            stride=self.stride,
+            names=attributes,
+            corners=corners,
+            size=self.size,
         )
 
     def statistics(self) -> Mapping[str, Any]:

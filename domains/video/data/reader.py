@@ -27,26 +27,31 @@ class Fit:
     Args:
         size: height and width: the shorter side is scaled to it, the middle of the longer one is kept; 0 leaves frames
             as they are.
+        window: where positive, frames are kept whole and scaled so that squares of this side become ``size``.
     """
 
     size: int = 0
+    window: int = 0
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what becomes of a frame."""
-        return (self.size, self.size) if self.size else (height, width)
+        return (self.size, self.size) if self.size and not self.window else self._scaled(height, width)
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        if not self.size:
+            return height, width
+        side = self.window or min(height, width)
+        high, wide = (max(self.size, round(length * self.size / side)) for length in (height, width))
+        return high, wide
 
     def __call__(self, frame: Any) -> np.ndarray:
         """A decoded frame as uint8 (3, H, W), RGB, whatever its pixel format; converted and scaled in one call."""
-        height, width = frame.height, frame.width
-        if self.size:
-            short = min(height, width)
-            height, width = (max(self.size, round(side * self.size / short)) for side in (height, width))
+        height, width = self._scaled(frame.height, frame.width)
         smaller = height < frame.height
         rgb = frame.reformat(width, height, "rgb24", interpolation="AREA" if smaller else "BICUBIC").to_ndarray()
-        if self.size:
-            top, left = (height - self.size) // 2, (width - self.size) // 2
-            rgb = rgb[top : top + self.size, left : left + self.size]
-        return np.ascontiguousarray(rgb.transpose(2, 0, 1))
+        high, wide = self.shape(frame.height, frame.width)
+        top, left = (height - high) // 2, (width - wide) // 2
+        return np.ascontiguousarray(rgb[top : top + high, left : left + wide].transpose(2, 0, 1))
 
 
 def decode(path: Path, fit: Fit = Fit()) -> Iterator[np.ndarray]:

@@ -10,32 +10,17 @@ from typing import Any, Literal
 import numpy as np
 
 from domains.video.data.clips import ClipSamples, check_clip, split_number
+from domains.video.data.draws import uniforms
 from domains.video.data.shapes import NAMES, PHASES, draw_shapes, shifted
 from flowkit.data import DataSource, Split
 from flowkit.errors import UserError
-from flowkit.random import mix_seed
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 #: Clips of a split are numbered from its place times this.
 SPLIT_STEP = 1 << 40
 #: Red, green and blue of sprites in colour.
 PALETTE = np.array(
     [(230, 60, 60), (70, 200, 80), (80, 120, 255), (240, 200, 60), (200, 80, 220), (70, 210, 220)], dtype=np.uint16
 )
-
-
-def uniforms(seed: int, clips: np.ndarray, count: int) -> np.ndarray:
-    """(b, count) numbers on [0, 1), a hash of (seed, clip number, column): SplitMix64's finaliser, applied twice."""
-
-    def mixed(z: np.ndarray) -> np.ndarray:
-        z = (z ^ (z >> np.uint64(30))) * _MIX[0]
-        z = (z ^ (z >> np.uint64(27))) * _MIX[1]
-        return z ^ (z >> np.uint64(31))
-
-    rows = mixed(np.asarray(clips).astype(np.uint64) * _GOLDEN + np.uint64(mix_seed(seed)))
-    bits = mixed(rows[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _polar(turn: np.ndarray, speed: np.ndarray) -> np.ndarray:
