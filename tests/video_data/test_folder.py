@@ -12,6 +12,7 @@ from made_videos import H264, KINDS, Kind, cut, write_sound, write_video
 from domains.video.data.clips import SPLITS, MappedFrames, clip_starts
 from domains.video.data.folder import VideoFolder
 from domains.video.data.reader import Fit, decode
+from domains.video.data.windows import draw_corners
 from flowkit.errors import UserError
 from flowkit.train.loader import Loader
 
@@ -94,6 +95,30 @@ def test_windows_are_squares_of_the_scaled_frames(tmp_path):
     write_video(tmp_path / "y.mkv", LOSSLESS, 30)
     with pytest.raises(UserError, match=r"x\.mkv.* have another size"):
         make(tmp_path, window=32, size=16).prepare()
+
+
+def test_of_many_windows_the_one_that_changes_most_is_taken():
+    frames = np.zeros((40, 3, 64, 96), dtype=np.uint8)
+    for i in range(40):
+        frames[i, :, 40:48, 2 * i : 2 * i + 8] = 255
+    starts = np.arange(0, 30, 3)
+    options = {"span": 9, "size": 16, "windows": 2, "seed": 1}
+    any_one = draw_corners(frames, starts, candidates=1, **options)
+    assert any_one.shape == (10, 2, 2)
+    best = draw_corners(frames, starts, candidates=200, **options)
+    assert best.min() >= 0
+    assert best.reshape(-1, 2).max(0).tolist() <= [48, 80]
+
+    def change(corners):
+        total = 0.0
+        for start, pair in zip(starts, corners, strict=True):
+            for y, x in pair:
+                clip = frames[[start, start + 4, start + 8], 0, y : y + 16, x : x + 16].astype(float)
+                total += abs(np.diff(clip, axis=0)).sum()
+        return total
+
+    assert change(best) > 4 * change(any_one)
+    assert np.array_equal(draw_corners(frames, starts[4:], candidates=200, **options), best[4:])
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])

@@ -25,10 +25,10 @@ from domains.video.data.clips import (
     split_number,
 )
 from domains.video.data.dividing import divided
-from domains.video.data.draws import uniforms
 from domains.video.data.index import index_video
 from domains.video.data.listing import SUFFIXES, Frames, Video, find_files, paced
 from domains.video.data.reader import Fit, chunks, decode
+from domains.video.data.windows import draw_corners
 from flowkit import atomic
 from flowkit.data import DataSource, Split
 from flowkit.errors import UserError, writing
@@ -51,6 +51,7 @@ class VideoFolder(DataSource):
         window: side in pixels of the squares that clips show, scaled to ``size``; 0: the frame's whole middle. Where
             a clip's square lies is drawn. All videos have then one size.
         windows: clips, each with a square of its own, from every start of a clip.
+        candidates: of so many squares drawn for a clip, the one is taken in which most changes; 1: any.
         fps: frames per second to which videos are brought by leaving out or repeating frames; 0 leaves them.
         validation: share of the videos for validation, at least one where it is positive.
         test: the same for the test split.
@@ -70,6 +71,7 @@ class VideoFolder(DataSource):
         hop: int = 1,
         window: int = 0,
         windows: int = 1,
+        candidates: int = 1,
         fps: float = 0.0,
         validation: float = 0.05,
         test: float = 0.05,
@@ -79,7 +81,7 @@ class VideoFolder(DataSource):
         cache: str = "",
     ) -> None:
         self.folder, self.frames, self.size, self.stride, self.hop = folder, frames, size, stride, hop
-        self.window, self.windows = window, windows
+        self.window, self.windows, self.candidates = window, windows, candidates
         self.fps, self.validation, self.test, self.limit, self.seed = fps, validation, test, limit, seed
         self.licence, self.cache = terms, cache
 
@@ -145,8 +147,9 @@ class VideoFolder(DataSource):
         for name, value in (("hop", self.hop), ("fps", self.fps), ("window", self.window)):
             if value < 0:
                 raise UserError(f"data.init_args.{name} is {value}: it is not negative")
-        if self.windows < 1 or (self.windows > 1 and not self.window):
-            raise UserError(f"data.init_args.windows is {self.windows}: it is at least 1, and 1 without a window")
+        for name, value in (("windows", self.windows), ("candidates", self.candidates)):
+            if value < 1 or (value > 1 and not self.window):
+                raise UserError(f"data.init_args.{name} is {value}: it is at least 1, and 1 without a window")
         videos = self._chosen()
         folder = self._folder(videos)
         if not (folder / "manifest.json").is_file():
@@ -242,14 +245,20 @@ class VideoFolder(DataSource):
         names = sorted({name for row in self._rows for name in row["labels"]})
         labels = {name: np.asarray([row["labels"].get(name, -1) for row in self._rows])[video] for name in names}
         starts = ranges[piece, 1] + first
-        attributes = {"video": video, **labels}
+        attributes: dict[str, np.ndarray] = {"video": video, **labels}
         corners = None
         if self.window:
+            corners = draw_corners(
+                self.mapped.frames,
+                starts,
+                span=(self.frames - 1) * self.stride + 1,
+                size=self.size,
+                windows=self.windows,
+                candidates=self.candidates,
+                seed=self.seed,
+            ).reshape(-1, 2)
             starts = np.repeat(starts, self.windows)
             attributes = {name: np.repeat(values, self.windows) for name, values in attributes.items()}
-            room = np.subtract(self.mapped.frames.shape[2:], self.size) + 1
-            draws = uniforms(self.seed, starts * self.windows + np.arange(len(starts)) % self.windows, 2)
-            corners = (draws * room).astype(np.int64)
             attributes["corner"] = corners
         return MappedClips(
             self.mapped,
