@@ -38,6 +38,7 @@ BENCHMARKS = (
     Benchmark("toy2d", quick=("--steps", "300", "--seeds", "1")),
     Benchmark("adaflow_toy", ("--seeds", "1"), quick=("--epochs", "20", "--seeds", "1", "--noises", "400")),
     Benchmark("reflow2d", quick=("--steps", "200", "--pairs", "2000", "--seeds", "1", "--sets", "1")),
+    Benchmark("river_ring", quick=("--steps", "50")),
     Benchmark("matcha_official", ("decoder",), quick=("--rounds", "2")),
 )
 

@@ -34,6 +34,7 @@ PAGES = {
 NO_PAGE = {
     "docs/your-own-demonstrations.md": "needs demonstrations of the reader's own and simulators",
     "domains/policy/README.md": "needs simulators",
+    "docs/your-own-videos.md": "needs videos of the reader's own",
 }
 #: First words of commands that are not run.
 NOT_RUN = {

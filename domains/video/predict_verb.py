@@ -1,0 +1,151 @@
+"""``flowkit predict RUN``: go on with a video file."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowkit.cli import options
+from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from domains.video.pipeline import NextFrame, VideoPredictor
+
+EXAMPLE = """examples:
+  flowkit predict runs/sprites --input clip.mp4 --context 5 --frames 30 --samples 4 --out out.mp4
+  flowkit predict runs/sprites --input clip.mp4 --start 100 --steps 5 --solver Midpoint"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    options.add_run_arguments(parser)
+    parser.add_argument("--input", required=True, metavar="FILE", help="a video file: its frames are gone on with")
+    parser.add_argument("--context", type=int, metavar="N", help="frames to go on from (default: as in training)")
+    parser.add_argument("--frames", type=int, default=30, metavar="N", help="frames to predict (default 30)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="continuations, side by side (default 4)")
+    parser.add_argument("--start", type=int, default=0, metavar="I", help="first frame of the context (default 0)")
+    parser.add_argument("--stride", type=int, default=1, metavar="N", help="take each N-th frame of the file")
+    parser.add_argument("--out", default="predicted.mp4", metavar="FILE", help="an mp4 file (default predicted.mp4)")
+    parser.add_argument(
+        "--redraw", choices=("call", "step", "once"), help="when the past frame is drawn anew (default: as in training)"
+    )
+    parser.add_argument(
+        "--strength", type=float, metavar="S", help="start at t = S on the path to the last frame, 0 <= S < 1"
+    )
+    parser.add_argument("--horizon", type=int, metavar="N", help="known frames that may be seen, at least 2")
+    options.add_sampler_arguments(parser)
+    parser.set_defaults(overrides=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict, write the film, say where it is and what it cost."""
+    _check(args)
+    predictor = _predictor(args)
+    context = args.context or predictor.context
+    seen, fps = _frames(args, predictor, context)
+    made = _predicted(args, predictor, seen[:context])
+    from domains.video.present import side_by_side
+
+    panels = _panels(seen, made, context)
+    truth = len(seen) > context
+    path = Path(args.out)
+    options.output_folder(path.parent)
+    written = side_by_side([panels], context=context, fps=fps, truth=truth).save(path)
+    _tell(args, made, written, context=context, truth=len(seen) - context)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Before a model is loaded: a long wait must not end in a wrong option."""
+    for option, least in (("context", 1), ("frames", 1), ("samples", 1), ("start", 0), ("stride", 1)):
+        value = getattr(args, option)
+        if value is not None and value < least:
+            raise UserError(f"--{option} {value}: at least {least}")
+    if args.strength is not None and not 0.0 <= args.strength < 1.0:
+        raise UserError(f"--strength {args.strength:g}: must lie in [0, 1)")
+    if args.horizon is not None and args.horizon < 2:
+        raise UserError(f"--horizon {args.horizon}: at least 2")
+    if Path(args.out).suffix.lower() != ".mp4":
+        raise UserError(f"--out {args.out}: the name must end in .mp4")
+    if not Path(args.input).is_file():
+        raise UserError(f"--input {args.input}: no such file")
+
+
+def _predictor(args: argparse.Namespace) -> VideoPredictor:
+    from domains.video.pipeline import VideoPredictor
+
+    loaded = options.load_run(args)
+    predictor = loaded.pipeline()
+    if not isinstance(predictor, VideoPredictor):
+        raise UserError(f"{args.run} predicts no video: it is a {type(loaded.task).__name__} model")
+    if predictor.task.actions:
+        raise UserError(f"{args.run} needs the actions between the frames, which no video file holds: use it in Python")
+    if predictor.channels != 3:
+        raise UserError(f"{args.run} reads frames of {predictor.channels} channels, files have 3: use it in Python")
+    return VideoPredictor(
+        predictor.task, predictor.sampler, redraw=args.redraw, strength=args.strength, horizon=args.horizon
+    )
+
+
+def _frames(args: argparse.Namespace, predictor: VideoPredictor, context: int) -> tuple[np.ndarray, float]:
+    """The known frames and, as far as the file goes, those that followed."""
+    from domains.video.reading import read_square
+
+    seen, fps = read_square(
+        args.input, size=predictor.size, start=args.start, count=context + args.frames, stride=args.stride
+    )
+    if len(seen) < context:
+        where = f" from frame {args.start} on" if args.start else ""
+        each = f", each {args.stride}-th" if args.stride > 1 else ""
+        raise UserError(
+            f"{args.input} has {len(seen)} frames{where}{each}, the context needs {context}: lower --context"
+        )
+    return seen, fps
+
+
+def _predicted(args: argparse.Namespace, predictor: VideoPredictor, context: np.ndarray) -> list[NextFrame]:
+    from tqdm import tqdm
+
+    stream = predictor.stream(context, samples=args.samples, seed=args.seed)
+    # disable=None: a log file gets no line that rewrites itself.
+    return list(tqdm(islice(stream, args.frames), total=args.frames, desc="predict", unit="frame", disable=None))
+
+
+def _panels(seen: np.ndarray, made: list[NextFrame], context: int) -> list[np.ndarray]:
+    """The true clip where the file goes on, then the samples."""
+    import numpy as np
+
+    predicted = np.stack([frame.pixels.numpy() for frame in made], 1)
+    panels = [np.concatenate([seen[:context], sample]) for sample in predicted]
+    return [seen, *panels] if len(seen) > context else panels
+
+
+def _tell(args: argparse.Namespace, made: list[NextFrame], written: Path, *, context: int, truth: int) -> None:
+    nfe = sum(frame.nfe for frame in made) / len(made)
+    calls = sum(frame.network_calls for frame in made) / len(made)
+    seconds = sum(frame.seconds for frame in made) / len(made)
+    told: dict[str, Any] = {
+        "run": args.run,
+        "input": args.input,
+        "out": str(written),
+        "context": context,
+        "frames": len(made),
+        "samples": args.samples,
+        "true_frames": truth,
+        "nfe_per_frame": nfe,
+        "network_calls_per_frame": calls,
+        "seconds_per_frame": seconds,
+        "seed": args.seed,
+    }
+    if args.json:
+        options.print_json(told)
+        return
+    shown = "the true clip, then " if truth else ""
+    print(
+        f"{written}: {shown}{args.samples} continuations; {context} known frames in blue, {len(made)} predicted in "
+        "orange"
+    )
+    print(f"a frame takes {nfe:g} evaluations and {seconds:.3f} s ({args.samples} at once)")

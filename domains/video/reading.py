@@ -1,0 +1,42 @@
+"""The first frames of a video file, cut to a square and scaled: what a prediction goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from domains.video.data.index import opened
+from domains.video.data.reader import Fit
+from flowkit.errors import UserError
+
+
+def read_square(path: str | Path, *, size: int, start: int, count: int, stride: int = 1) -> tuple[np.ndarray, float]:
+    """At most ``count`` frames from frame ``start`` on, each ``stride``-th, decoded from the beginning of the file.
+
+    Frames are counted as decoded: header and time stamps may lie. What lies behind the last wanted frame is not read,
+    and may be damaged.
+
+    Returns:
+        uint8 (n, 3, size, size) RGB with n <= count, and the frames a second of what is returned (10 where the file
+        names none).
+
+    Raises:
+        UserError: PyAV is missing, the file is missing, damaged or no video.
+    """
+    path, fit = Path(path), Fit(size)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    found: list[np.ndarray] = []
+    with opened(path, threads="AUTO") as (container, stream):
+        rate = float(stream.average_rate or stream.guessed_rate or 10.0)
+        for number, frame in enumerate(container.decode(stream)):
+            if number < start or (number - start) % stride:
+                continue
+            if frame.is_corrupt:
+                raise UserError(f"{str(path)!r} is damaged or cut short: frame {number} is not whole")
+            found.append(fit(frame))
+            if len(found) == count:
+                break
+    frames = np.stack(found) if found else np.empty((0, 3, size, size), np.uint8)
+    return frames, rate / stride

@@ -1,0 +1,94 @@
+"""Moving pictures: a clip that goes to an mp4 file and to TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit import atomic
+from flowkit.errors import UserError, writing
+
+#: Most frames and pixels across of an animation in TensorBoard, which loads it whole: longer clips leave frames out.
+TENSORBOARD_FRAMES, TENSORBOARD_WIDTH = 120, 640
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A silent film.
+
+    Args:
+        frames: uint8 (frames, height, width, 3), RGB.
+        fps: frames a second.
+    """
+
+    frames: np.ndarray
+    fps: float
+
+    def __post_init__(self) -> None:
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
+            raise ValueError(f"a clip is uint8 (frames, height, width, 3), not {self.frames.dtype} {self.frames.shape}")
+        if not self.fps > 0:
+            raise ValueError(f"a clip has a positive number of frames a second, not {self.fps}")
+
+    def save(self, stem: Path) -> Path:
+        """Write an mp4 (H.264, yuv420p: what every player and browser shows).
+
+        Raises:
+            UserError: PyAV is not installed, or the file cannot be written.
+        """
+        try:
+            import av  # noqa: F401
+        except ImportError as error:
+            raise UserError("films need PyAV, which is not installed: pip install av") from error
+        path = stem if stem.suffix == ".mp4" else stem.with_name(stem.name + ".mp4")
+        with writing(path):
+            atomic.write(path, self._encode)
+        return path
+
+    def _encode(self, path: Path) -> None:
+        import av
+
+        # yuv420p halves the colours in both directions, so both sides must be even: the edge is repeated.
+        height, width = self.frames.shape[1:3]
+        padding = ((0, height % 2), (0, width % 2), (0, 0))
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1000))
+            stream.width, stream.height = width + width % 2, height + height % 2
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "20"}
+            for pixels in self.frames:
+                frame = av.VideoFrame.from_ndarray(np.pad(pixels, padding, mode="edge"), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+
+    def gif(self) -> bytes:
+        """An animated GIF that plays for ever, of at most ``TENSORBOARD_FRAMES`` frames and ``TENSORBOARD_WIDTH``."""
+        from PIL import Image
+
+        stride = -(-len(self.frames) // TENSORBOARD_FRAMES)
+        shrunk = max(1, -(-self.frames.shape[2] // TENSORBOARD_WIDTH))
+        # Octree: ten times as fast as the default, and these pictures have few colours.
+        first, *rest = [
+            Image.fromarray(pixels).reduce(shrunk).quantize(128, method=Image.Quantize.FASTOCTREE)
+            for pixels in self.frames[::stride]
+        ]
+        file = io.BytesIO()
+        # GIF counts in hundredths of a second; viewers play anything under two of them slowly.
+        duration = max(20, round(100 * stride / self.fps) * 10)
+        first.save(file, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+        return file.getvalue()
+
+    def to_tensorboard(self, writer: Any, tag: str, step: int) -> None:
+        """An animation on the page "Images" (``SummaryWriter.add_video`` wants another package for the same)."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+        gif = self.gif()
+        width, height = struct.unpack("<HH", gif[6:10])  # of a GIF's header
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

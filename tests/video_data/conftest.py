@@ -1,0 +1,6 @@
+"""Makes the writer of test videos importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
