@@ -141,6 +141,7 @@ def attempts(script: Script, indices: Iterable[int], *, workers: int = 1) -> Gen
 def _shared(script: Script, indices: Iterable[int], workers: int) -> Generator[tuple[int, RecordedEpisode]]:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
     # Fresh processes: a forked one would share the parent's threads' locks and its graphics.
     context = multiprocessing.get_context("spawn")
@@ -154,6 +155,11 @@ def _shared(script: Script, indices: Iterable[int], workers: int) -> Generator[t
                 yield first, future.result()
         for index, future in waiting:
             yield index, future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was ended from outside, perhaps for want of memory: ask for fewer workers; the same "
+            "command goes on with what was kept"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

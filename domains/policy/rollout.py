@@ -108,7 +108,7 @@ def rollout(
         first_start: evaluation begins at 100000, which no recording and no choice of settings uses.
         starts: instead of ``episodes`` and ``first_start``.
         render: see :func:`domains.policy.envs.make.make_env`.
-        step_limit: cut an episode off after so many steps (default: the environment's own limit, or 10,000).
+        step_limit: cut an episode off after so many steps, if the environment does not end it before (default 10,000).
         log: gets every episode as it ends; episodes that it holds already are not run again.
         on_episode: called with every episode that ran, as it ends.
         on_step: called after each reset and each step, for those who film.

@@ -1,8 +1,8 @@
 """Making pairs: solve a trained field from draws of its source, and keep both ends.
 
 The pairs (Z_0, Z_1 = solution at t = 1) are the coupling of the next rectification (Liu et al. 2022, "Flow Straight and
-Fast", arXiv 2209.03003). A shard is a function of (seed, number of the shard): its noise is keyed by the number of the
-pair, so a generation that was killed goes on and ends equal to an undisturbed one.
+Fast", arXiv 2209.03003). A shard is a function of (seed, number of the shard): its noise is keyed by the place of the
+pair in the store, so a generation that was killed goes on and ends equal to an undisturbed one.
 
 Part of the pairs may run the other way, from real data at t = 1 to their noise at t = 0 ("forward pairs" of Kim et al.
 2024, "Simple ReFlow", arXiv 2410.07815): then x1 is real. Which pairs, is a function of their number.
@@ -63,6 +63,11 @@ class PairPlan:
             raise UserError(f"pairs {self.pairs}, shard {self.shard}, batch {self.batch}: each must be at least 1")
         if not 0.0 <= self.inverted <= 1.0:
             raise UserError(f"inverted {self.inverted}: it is a share of the pairs, from 0 to 1")
+        if 0.0 < self.inverted < 1.0 and self.shard % self.batch:
+            raise UserError(
+                f"inverted {self.inverted}: whole batches are inverted, so a shard must hold whole batches, and "
+                f"{self.shard} is no multiple of {self.batch}"
+            )
 
     def runs_backward(self, first: int) -> bool:
         """Whether the batch that begins with pair ``first`` is inverted: evenly spread, in the asked proportion."""

@@ -266,3 +266,10 @@ def test_the_hash_of_weights_sees_every_bit_and_no_order():
     assert digest != weights_digest({"a": a, "b": b + 1})
     assert digest != weights_digest({"a": a.reshape(2, 3), "b": b})
     assert digest != weights_digest({"c": a, "b": b})
+
+
+def test_a_share_of_inverted_batches_needs_shards_of_whole_batches():
+    with pytest.raises(UserError, match="no multiple"):
+        PairPlan(pairs=100, shard=100, batch=64, inverted=0.5)
+    plan = PairPlan(pairs=640, shard=128, batch=64, inverted=0.3)
+    assert sum(plan.runs_backward(first) for first in range(0, 640, 64)) == 3

@@ -4,6 +4,8 @@ It has an extra of its own: it brings dm_control, which insists on one MuJoCo. T
 ask for both at once, ``pip install 'flowkit-fm[envs,ogbench]'``, and pip takes dm_control 1.0.28, which fits.
 """
 
+# OGBench is an extra of its own ([ogbench]): the checker may not find it.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os
