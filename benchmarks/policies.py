@@ -49,10 +49,9 @@ class Setting:
     history: int = 1
     horizon: int = 16
     execute: int = 8
-    noise: float | None = None
 
 
-#: Low-dimensional environments with scripted experts. ``unimodal``: the expert does one thing in one state.
+#: Low-dimensional environments with scripted experts.
 SETTINGS = (
     Setting("FlowKit/Fork-v0", 2, 1, 200, 200),
     Setting("FlowKit/PointMazeUMaze-v0", 8, 2, 100, 100),
@@ -117,8 +116,6 @@ def recipe(setting: Setting, training: str, seed: int, steps: int) -> dict[str, 
     objective, _ = TRAININGS[training]
     shape = {"horizon": setting.horizon, "execute": setting.execute, "history": setting.history}
     data = {"environment": setting.environment, "episodes": setting.episodes, **shape}
-    if setting.noise is not None:
-        data["noise"] = setting.noise
     task = {
         "network": {"class_path": "ChunkMLP", "init_args": {"width": 256, "depth": 3}},
         "state": setting.state,
@@ -279,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         comparison = Comparison.read(args.folder)
         print(comparison.tables())
+        print(comparison.claims())
         if args.out is not None:
             args.out.write_text(json.dumps(comparison.figures(), indent=1) + "\n", encoding="utf-8")
     except UserError as error:

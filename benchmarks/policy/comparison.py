@@ -71,10 +71,28 @@ def difference(pairs: Sequence[tuple[Method, Method]]) -> tuple[Estimate, Estima
             common = sorted(set(mine) & set(theirs))
             for start in common:
                 one[len(one)], other[len(other)] = mine[start], theirs[start]
-            groups.append([mine[s] - theirs[s] for s in common])
+            if common:
+                groups.append([mine[s] - theirs[s] for s in common])
     if not groups:
         raise UserError("the methods to compare have no episodes in common: run more of the benchmark")
     return paired_bootstrap(one, other), hierarchical_bootstrap(groups), len(one)
+
+
+def _points(estimate: Estimate) -> str:
+    """In points of a hundred."""
+    return f"{100 * estimate.value:+.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+_ADAPTIVE = [("flow", f"adaptive eta {eta}, at most {n}") for eta, n in (("0.25", 5), ("0.125", 5), ("0.0625", 20))]
+#: What is compared on the same starts: (training, sampler) twice.
+CLAIMS = [
+    (adaptive, other)
+    for adaptive in _ADAPTIVE
+    for other in (
+        ("diffusion", "DDIM 1"), ("diffusion", "DDIM 10"), ("bc", "one call"),
+        ("flow", "Euler 2"), ("flow", "Euler 3"), ("flow", "Euler 5"),
+    )
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,30 @@ class Comparison:
             success = f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"
             lines.append(f"| {method.name} | {success} | {seeds} | {counted} | {modes} |")
         return "\n".join(lines)
+
+    def claims(self) -> str:
+        """Differences of success on the same starts, pooled over environments: a Markdown table.
+
+        Two intervals: starts drawn, and (environment, training seed) drawn before the starts.
+        """
+        fork = [e for e in self.environments if "Fork" in e]
+        groups = {"all": self.environments, "without the fork": [e for e in self.environments if e not in fork]}
+        groups |= {"Meta-World": [e for e in self.environments if "MetaWorld" in e], "fork": fork}
+        lines = [
+            "| environments | difference | paired starts | starts drawn | environments, seeds drawn | NFE, first |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, environments in groups.items():
+            for one, other in CLAIMS:
+                pairs = self.pairs(one, other, environments)
+                if not pairs:
+                    continue
+                *estimates, n = difference(pairs)
+                nfe = np.concatenate([a.decisions("nfe") for a, _ in pairs]).mean()
+                cells = [_points(estimate) for estimate in estimates]
+                what = f"{', '.join(one)} minus {', '.join(other)}"
+                lines.append(f"| {name} | {what} | {n} | {cells[0]} | {cells[1]} | {nfe:.2f} |")
+        return "\n### Differences in points of success\n\n" + "\n".join(lines)
 
     def figures(self) -> list[dict[str, Any]]:
         """The numbers of the tables as plain data."""
