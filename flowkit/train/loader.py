@@ -101,8 +101,11 @@ class Share:
 
 
 def pin(raw: RawBatch) -> RawBatch:
-    """Tensors in page-locked memory, from which they move to a GPU while it computes."""
-    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in raw.items()}
+    """Tensors in page-locked memory, from which they move to a GPU while it computes; those that are there stay."""
+    return {
+        name: value.pin_memory() if isinstance(value, Tensor) and value.device.type == "cpu" else value
+        for name, value in raw.items()
+    }
 
 
 class Loader:
