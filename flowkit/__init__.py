@@ -54,6 +54,8 @@ _WHERE = {
     "SigmoidGrid": "flowkit.times.grids",
     "ShiftedGrid": "flowkit.times.grids",
     "EDMGrid": "flowkit.times.grids",
+    "SegmentGrid": "flowkit.times.segments",
+    "Segments": "flowkit.times.segments",
     # fields
     "Field": "flowkit.fields.field",
     "FunctionField": "flowkit.fields.field",

@@ -3,12 +3,15 @@
 from flowkit.times.grids import EDMGrid, ShiftedGrid, SigmoidGrid, UniformGrid
 from flowkit.times.law import TimeGrid, TimeLaw, Times
 from flowkit.times.laws import GridTimes, ImportanceTimes, LogitNormalTimes, StratifiedTimes, UniformTimes, UShapedTimes
+from flowkit.times.segments import SegmentGrid, Segments
 
 __all__ = [
     "EDMGrid",
     "GridTimes",
     "ImportanceTimes",
     "LogitNormalTimes",
+    "SegmentGrid",
+    "Segments",
     "ShiftedGrid",
     "SigmoidGrid",
     "StratifiedTimes",
