@@ -46,7 +46,8 @@ class Presentation(Protocol):
 
 class Task(nn.Module, ABC):
     """A domain's side of training. Its forward IS its loss, so nothing goes round DDP; it never writes its own
-    flow-matching loss."""
+    flow-matching loss. A task whose loss is no flow at all (an autoencoder, a fit of one instance) writes ``forward``
+    and holds :class:`flowkit.objectives.own_loss.OwnLoss`."""
 
     objective: Objective
     networks: Networks
@@ -61,6 +62,10 @@ class Task(nn.Module, ABC):
         """The loss of one batch; tasks with losses of their own (durations, priors) extend it."""
         batch = self.prepare(raw, generator)
         return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
+
+    def after_step(self, step: int) -> None:
+        """Called once after each optimiser step; tasks with statistics of their own (a codebook) extend it."""
+        self.objective.after_step(self.networks, step)
 
     def pair_inputs(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
         """What a teacher makes pairs of, from a raw batch of real data: x1 gives their shape, the encoded condition and
@@ -85,6 +90,10 @@ class Task(nn.Module, ABC):
     def adapt(self, data: DataSource) -> None:
         """Read statistics and tables from the data, once, before a fresh training (they live in buffers and are
         saved)."""
+
+    def refit(self, data: DataSource) -> None:
+        """Take from other data what a fine-tuned model must know of it (names, an environment), and keep what its weights
+        were trained with (scales, symbols). Raises ``UserError`` where the data does not fit the model."""
 
     def phases(self) -> Sequence[Phase]:
         """Stages and turns of training."""

@@ -43,7 +43,7 @@ class Loop:
             run.turns.step(run.step, share, run.window, gone)
             if run.ema is not None:
                 run.ema.update()
-            self.task.objective.after_step(self.task.networks, run.step)
+            self.task.after_step(run.step)
             run.step += 1
             steps += 1
             ending = self._ending(0 < trainer.seconds <= run.elapsed())
