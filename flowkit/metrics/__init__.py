@@ -1,5 +1,6 @@
-"""Measures that need no domain: straightness, cost, evaluations, distances between point sets."""
+"""Measures that need no domain: straightness, cost, evaluations, distances between point sets and between features."""
 
+from flowkit.metrics.frechet import frechet_distance
 from flowkit.metrics.point_sets import energy_distance, wasserstein2
 from flowkit.metrics.quantised import bits_per_dim, dequantise, dequantised_bound
 from flowkit.metrics.straightness import (
@@ -21,6 +22,7 @@ __all__ = [
     "dequantise",
     "dequantised_bound",
     "energy_distance",
+    "frechet_distance",
     "straightness",
     "straightness_by_energy",
     "straightness_of_pieces",
