@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,24 +13,12 @@ from torch import Tensor, nn
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.objectives.objective import Loss, Networks, Objective
+from flowkit.objectives.phase import Phase
 from flowkit.procedures.pair_data import pair_batch
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 
-
-@dataclass(frozen=True)
-class Phase:
-    """A stage (``first_step`` to ``last_step``) or a turn (``every``) of training: which parameters learn, and how.
-
-    ``parameters`` are prefixes of parameter names of the task; () means all. ``lr`` overrides the trainer's.
-    """
-
-    name: str = "main"
-    parameters: tuple[str, ...] = ()
-    first_step: int = 0
-    last_step: int | None = None
-    every: int = 1
-    lr: float | None = None
+__all__ = ["Phase", "Presentation", "Task"]
 
 
 @runtime_checkable
@@ -84,20 +72,21 @@ class Task(nn.Module, ABC):
         return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
 
     def pair_phases(self) -> Sequence[Phase]:
-        """Stages and turns of training on pairs; what belongs to none is frozen."""
-        return (Phase(parameters=("networks.",)),)
+        """Stages and turns of training on pairs: those of the objective, for the networks alone; what belongs to none
+        is frozen."""
+        return [replace(phase, parameters=phase.parameters or ("networks.",)) for phase in self.objective.phases()]
 
     def adapt(self, data: DataSource) -> None:
         """Read statistics and tables from the data, once, before a fresh training (they live in buffers and are
         saved)."""
 
     def refit(self, data: DataSource) -> None:
-        """Take from other data what a fine-tuned model must know of it (names, an environment), and keep what its weights
-        were trained with (scales, symbols). Raises ``UserError`` where the data does not fit the model."""
+        """Take from other data what a fine-tuned model must know of it (names, an environment), and keep what its
+        weights were trained with (scales, symbols). Raises ``UserError`` where the data does not fit the model."""
 
     def phases(self) -> Sequence[Phase]:
-        """Stages and turns of training."""
-        return (Phase(),)
+        """Stages and turns of training: those of the objective unless the task has its own."""
+        return self.objective.phases()
 
     @abstractmethod
     def evaluate(

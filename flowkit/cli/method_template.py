@@ -45,7 +45,7 @@ class @CLASS@(FlowMatching):
         generator: RandomSource | None = None,
     ) -> Loss:
         """Mean over the batch of t^sharpness times the squared error of each sample."""
-        batch, point, weight, terms = self.draw(batch, generator)
+        batch, point, weight, terms = self.draw(batch, generator, networks)
         output = networks.main((point.xt,), (point.t,), batch.cond)["v"]
         error = squared_error(output, self.prediction.target(point, self.path), batch.loss_mask)
         terms = {"flow": weight * point.t**self.sharpness * error, **terms}

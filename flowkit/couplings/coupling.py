@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flowkit.cond import Cond
+from flowkit.nn.network import Network, NetworkSpec
 from flowkit.random import RandomSource
+from flowkit.sources.source import Source
 
 #: Shared by all batches without a condition: making one costs as much as a small kernel.
 _NO_CONDITION = Cond()
@@ -51,8 +54,15 @@ class Draw:
     terms: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)
 
 
+@runtime_checkable
+class NetworksByName(Protocol):
+    """The networks of an objective, as a coupling sees them."""
+
+    def __getitem__(self, name: str) -> Network: ...
+
+
 class Coupling(nn.Module, ABC):
-    """Pairs a batch whose x0 was drawn from the source; may own parameters and loss terms.
+    """Pairs a batch whose x0 was drawn from the source; may ask for networks of its own and add loss terms.
 
     A coupling permutes x0 only, or returns whole triples (x0, x1, cond): padding, masks, labels and lengths move
     together or not at all.
@@ -64,3 +74,17 @@ class Coupling(nn.Module, ABC):
     @abstractmethod
     def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:
         """Pair ``batch.x0`` with ``batch.x1``."""
+
+    def needs(self) -> dict[str, NetworkSpec]:
+        """Networks that the coupling learns with, by name; objectives order them beside their own."""
+        return {}
+
+    def pair(
+        self, batch: Batch, generator: RandomSource | None, *, networks: NetworksByName | None, source: Source
+    ) -> Draw:
+        """What objectives call: :meth:`draw`, with the networks of the objective and the law of x0 at hand."""
+        return self.draw(batch, generator)
+
+    def report(self) -> Mapping[str, Float[Tensor, ""]]:
+        """Numbers to log beside the loss, by name."""
+        return {}

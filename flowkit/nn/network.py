@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
@@ -31,11 +31,21 @@ class Head:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """``inputs`` state-shaped tensors (concatenated on the channel axis), ``times`` times (0, 1 or 2) and the heads."""
+    """``inputs`` state-shaped tensors (concatenated on the channel axis), ``times`` times (0, 1 or 2) and the heads.
+
+    Args:
+        inputs, times, heads: as above.
+        follows: name of the network that this one begins as a frozen copy of: a target, which the objective moves and
+            no optimiser trains. "" for a network of its own.
+        training_only: nothing that samples calls it: model folders leave it out.
+    """
 
     inputs: int = 1
     times: int = 1
     heads: tuple[Head, ...] = (Head("v"),)
+    # By keyword only: domains extend this class by fields of their own, and hand the first three on.
+    follows: str = field(default="", kw_only=True)
+    training_only: bool = field(default=False, kw_only=True)
 
 
 class Network(nn.Module, ABC):

@@ -69,9 +69,10 @@ class AdaFlow(FlowMatching):
 
     def needs(self) -> dict[str, NetworkSpec]:
         """The main network with the head ``log_sigma``, or a second network for it."""
+        others = self.coupling.needs()
         if self.variance == "shared":
-            return {"main": NetworkSpec(heads=(Head("v"), Head(LOG_SIGMA, "scalar", detach=not self.joint)))}
-        return {"main": NetworkSpec(), "variance": NetworkSpec(heads=(Head(LOG_SIGMA, "scalar"),))}
+            return {"main": NetworkSpec(heads=(Head("v"), Head(LOG_SIGMA, "scalar", detach=not self.joint))), **others}
+        return {"main": NetworkSpec(), "variance": NetworkSpec(heads=(Head(LOG_SIGMA, "scalar"),)), **others}
 
     def loss(
         self,
@@ -85,7 +86,7 @@ class AdaFlow(FlowMatching):
         """The terms ``flow``, the squared error of :class:`FlowMatching`, and ``variance``, L of the module; their sum
         is minimised, or with ``joint`` L alone.
         """
-        batch, point, weight, terms = self.draw(batch, generator)
+        batch, point, weight, terms = self.draw(batch, generator, networks)
         xt, padding = point.xt, batch.cond.padding
         if padding is not None:
             xt = xt.where(padding, xt.new_zeros(()))

@@ -103,11 +103,15 @@ class FlowMatching(Objective):
         return type(self.coupling) in (Independent, GivenPairs) and not isinstance(self.times, nn.Module)
 
     def needs(self) -> dict[str, NetworkSpec]:
-        """One network of one state and one time."""
-        return {"main": NetworkSpec()}
+        """One network of one state and one time, and what the coupling learns with."""
+        return {"main": NetworkSpec(), **self.coupling.needs()}
 
-    def pair(self, batch: Batch, generator: RandomSource | None) -> tuple[Batch, dict[str, Tensor]]:
-        """The batch with x0 drawn and paired, its conditions dropped by chance, and the coupling's loss terms."""
+    def pair(
+        self, batch: Batch, generator: RandomSource | None, networks: Networks | None = None
+    ) -> tuple[Batch, dict[str, Tensor]]:
+        """The batch with x0 drawn and paired, its conditions dropped by chance, and the coupling's loss terms;
+        ``networks`` are for couplings that learn.
+        """
         if batch.x1 is None:
             raise UserError("flow matching needs data x1, and the task gave none")
         coupling = self.coupling
@@ -117,7 +121,7 @@ class FlowMatching(Objective):
             )
         if batch.x0 is None and not isinstance(coupling, GivenPairs):
             batch = batch.replace(x0=self.source.draw(batch.x1, batch.cond, generator))
-        draw = coupling.draw(batch, generator)
+        draw = coupling.pair(batch, generator, networks=networks, source=self.source)
         batch = draw.batch
         if self.drop_condition:
             names = self.drop_names or tuple(batch.cond)
@@ -128,11 +132,13 @@ class FlowMatching(Objective):
             batch = batch.replace(cond=batch.cond.drop(dropped, names))
         return batch, dict(draw.terms)
 
-    def draw(self, batch: Batch, generator: RandomSource | None) -> tuple[Batch, Point, Tensor, dict[str, Tensor]]:
+    def draw(
+        self, batch: Batch, generator: RandomSource | None, networks: Networks | None = None
+    ) -> tuple[Batch, Point, Tensor, dict[str, Tensor]]:
         """Everything random of one loss: the paired batch, a point of each path, the weight (b,) of its time, and the
         coupling's terms.
         """
-        batch, terms = self.pair(batch, generator)
+        batch, terms = self.pair(batch, generator, networks)
         assert batch.x0 is not None
         assert batch.x1 is not None
         x1 = batch.x1
@@ -150,7 +156,7 @@ class FlowMatching(Objective):
         generator: RandomSource | None = None,
     ) -> Loss:
         """Mean over the batch of weight(t) times the squared error of each sample; the term is called ``flow``."""
-        batch, point, weight, terms = self.draw(batch, generator)
+        batch, point, weight, terms = self.draw(batch, generator, networks)
         xt, padding = point.xt, batch.cond.padding
         if padding is not None:  # padded data may hold anything, and networks mix elements
             xt = xt.where(padding, xt.new_zeros(()))
@@ -162,8 +168,13 @@ class FlowMatching(Objective):
             self.times.record(point.t, error.detach())
         if batch.weight is not None:
             weight = weight * batch.weight
-        terms = {"flow": weight.to(error) * error, **terms}
-        return Loss(torch.stack([term.mean() for term in terms.values()]).sum(), terms)
+        return self.total({"flow": weight.to(error) * error, **terms})
+
+    def total(self, terms: dict[str, Float[Tensor, " b"]]) -> Loss:
+        """The sum of the means of ``terms``; beside them the coupling's report is logged."""
+        size = next(iter(terms.values())).shape[0]
+        told = {name: value.expand(size) for name, value in self.coupling.report().items()}
+        return Loss(torch.stack([term.mean() for term in terms.values()]).sum(), {**terms, **told})
 
     def field(self, networks: Networks) -> NetworkField:
         """The trained velocity field."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import (
+    Tensor,
+    _foreach_copy_,  # pyright: ignore[reportPrivateImportUsage]
+    _foreach_lerp_,  # pyright: ignore[reportPrivateImportUsage]
+    nn,
+)
 
 from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.fields.field import Field
 from flowkit.nn.network import Network, NetworkSpec
+from flowkit.objectives.phase import Phase
 from flowkit.random import RandomSource
 from flowkit.solvers.solver import Solution
 
@@ -37,14 +45,33 @@ class Networks(nn.Module):
     """The networks of a task by name: ``main``, and what the objective asked for beside it (``target``,
     ``teacher``, ...)."""
 
-    def __init__(self, networks: Mapping[str, Network]) -> None:
+    def __init__(self, networks: Mapping[str, Network], specs: Mapping[str, NetworkSpec] | None = None) -> None:
         super().__init__()
         self.by_name = nn.ModuleDict(networks)
+        specs = specs or {}
+        #: Networks that only training calls.
+        self.training_only = tuple(name for name, spec in specs.items() if spec.training_only)
+        #: Frozen network -> the one that it follows.
+        self.leaders = {name: spec.follows for name, spec in specs.items() if spec.follows}
 
     @classmethod
     def build(cls, specs: Mapping[str, NetworkSpec], factory: NetworkFactory) -> Networks:
-        """Call ``factory`` once for each network an objective needs."""
-        return cls({name: factory(spec) for name, spec in specs.items()})
+        """Call ``factory`` once for each network an objective needs; those that follow another are copies of it."""
+        built = {name: factory(spec) for name, spec in specs.items() if not spec.follows}
+        for name, spec in specs.items():
+            if spec.follows:
+                built[name] = copy.deepcopy(built[spec.follows]).requires_grad_(False)
+        return cls({name: built[name] for name in specs}, specs)
+
+    @torch.no_grad()
+    def follow(self, name: str, share: float = 1.0) -> None:
+        """Move the frozen network ``name`` towards the one it follows by ``share`` of the way (1: copy it); buffers are
+        copied."""
+        mine, theirs = self[name], self[self.leaders[name]]
+        _foreach_lerp_(list(mine.parameters()), list(theirs.parameters()), share)
+        buffers = list(mine.buffers())
+        if buffers:
+            _foreach_copy_(buffers, list(theirs.buffers()))
 
     def __getitem__(self, name: str) -> Network:
         if name not in self.by_name:
@@ -72,6 +99,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def needs(self) -> dict[str, NetworkSpec]:
         """The networks to build, by name; ``main`` is the one that is sampled."""
+
+    def phases(self) -> Sequence[Phase]:
+        """Stages and turns of training; parameters of the network NAME begin with ``networks.by_name.NAME.``"""
+        return (Phase(),)
 
     @abstractmethod
     def loss(

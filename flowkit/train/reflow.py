@@ -228,15 +228,19 @@ def _objective_of(task: Task) -> tuple[str, Iterable[str]]:
 
 
 def _begin_as(student: Task, teacher: Task) -> None:
-    """Copy the teacher's state; the objective's own may differ (another law of times)."""
+    """Copy the teacher's state. The objective's own may differ (another law of times), and another objective may have
+    networks that the teacher lacks, which begin afresh, or lack some of the teacher's."""
     given, wanted = teacher.state_dict(), student.state_dict()
+    alone = tuple(f"networks.by_name.{name}." for name in {*student.networks} ^ {*teacher.networks})
     strange = [
         name
         for name in sorted({*given, *wanted})
-        if not name.startswith("objective.")
+        if not name.startswith(("objective.", *alone))
         and (name not in given or name not in wanted or given[name].shape != wanted[name].shape)
     ]
     if strange:
         raise UserError(f"the student differs from its teacher ({strange[0]}): change no network in a reflow")
     fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
     student.load_state_dict(fitting, strict=False)
+    for name in student.networks.leaders:
+        student.networks.follow(name)

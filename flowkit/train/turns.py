@@ -35,9 +35,8 @@ class Turn:
         self, phase: Phase, number: int, named: Mapping[str, nn.Parameter], *, optimiser: Optimiser,
         lr: float, steps: int,
     ) -> None:  # fmt: skip
-        prefixes = phase.parameters or ("",)
         self.phase, self.number = phase, number
-        self.named = {name: p for name, p in named.items() if name.startswith(prefixes)}
+        self.named = {name: p for name, p in named.items() if phase.holds(name)}
         if not self.named:
             asked = ", ".join(phase.parameters) or "anything"
             raise UserError(f"phase {phase.name!r}: no parameter that learns has a name beginning with {asked}")
