@@ -7,7 +7,7 @@ from flowkit.config.plugins import Plugin, Verb
 plugin = Plugin(
     name="video",
     summary="video prediction: sparsely conditioned flow matching (RIVER), clips from files, frame-wise measures",
-    modules=("domains.video.data", "domains.video.models", "domains.video.river"),
+    modules=("domains.video.data", "domains.video.models", "domains.video.codec", "domains.video.river"),
     verbs={"predict": Verb("domains.video.predict_verb", "go on with a video file: predicted frames into an mp4")},
     extra="flowkit-fm[video]",
 )

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from domains.video.data.spread import spread_frames
 from domains.video.models.specs import FrameSpec
 from domains.video.past import Redraw, draw_frames
 from domains.video.rollout import Dials, Rollout
@@ -28,6 +29,9 @@ from flowkit.objectives.objective import Networks, Objective
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Presentation, Task
+
+#: Training frames that a codec may take statistics of.
+_CODEC_FRAMES = 256
 
 
 class RiverTask(Task):
@@ -127,6 +131,11 @@ class RiverTask(Task):
         held_out = data.split("validation")
         if len(held_out):
             self.example.copy_(held_out.batch([0])["frames"][0, : self.context])
+
+        def images() -> Float[Tensor, "n c h w"]:
+            return scaled(spread_frames(data.split("train"), _CODEC_FRAMES))
+
+        self.codec.adapt(images)
 
     @property
     def reach(self) -> int:

@@ -88,6 +88,7 @@ def arguments_of(cls: type, given: Mapping[str, Any], where: str, *, skip: int =
     for key in given:
         if key not in accepted:
             raise UserError(f"{where}: {cls.__name__} takes no {key!r}; {nearest(str(key), accepted)}")
+    given = _written_out(cls, given, where)
     missing = [p.name for p in accepted.values() if p.required and p.name not in given]
     if missing:
         raise UserError(f"{where}: {cls.__name__} needs {', '.join(map(repr, missing))}")
@@ -98,6 +99,18 @@ def arguments_of(cls: type, given: Mapping[str, Any], where: str, *, skip: int =
         elif slot(parameter.annotation) is not None and parameter.default is not None:
             completed[name] = _complete_default(parameter, where)
     return completed
+
+
+def _written_out(cls: type, given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A class whose sizes lie in another file has a class method ``write_out(given)``, which returns its arguments in
+    full: the resolved recipe then stands alone, and no constructor has to open that file."""
+    write_out = getattr(cls, "write_out", None)
+    if write_out is None:
+        return given
+    try:
+        return write_out(given)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _complete_default(parameter: Parameter, where: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,8 +15,19 @@ from flowkit.errors import UserError
 class LatentCodec(nn.Module, ABC):
     """Pictures in [-1, 1] to latents and back. Frozen: it keeps evaluation mode, and its weights never learn.
 
-    A task encodes without gradients, and saves the codec's weights with its own.
+    A task encodes without gradients, and saves the codec's weights with its own: what it has saved needs no file of
+    the codec's. So a constructor builds the network from its arguments and opens no file; :meth:`adapt` reads weights.
     """
+
+    def adapt(self, images: Callable[[], Float[Tensor, "n c h w"]]) -> None:
+        """Called once by the task's ``adapt``, before a fresh training: read weights from where they lie.
+
+        Args:
+            images: gives some pictures of the training, in [-1, 1]; reads them when it is called.
+
+        Raises:
+            UserError: there are no such weights.
+        """
 
     @abstractmethod
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:

@@ -1,0 +1,1 @@
+"""Latent codecs of frames: a VQ autoencoder, its training, and the frozen codec that other methods use."""
