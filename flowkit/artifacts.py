@@ -2,21 +2,22 @@
 
 A ``save_pretrained`` folder holds ``config.yaml`` (the resolved recipe), ``model.safetensors`` (weights and buffers;
 EMA weights where the training kept them), ``flowkit.json`` (format version, plugin, statistics, metrics) and
-``README.md`` (the model card). Nothing is pickled, and loading never needs the data.
+``README.md`` (the model card). Nothing is pickled, and loading never needs the data. An adapter's folder
+(:mod:`flowkit.adapters`) loads as its base with the adapter on it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowkit import atomic
+from flowkit import adapters, atomic
 from flowkit.config import plugins
 from flowkit.config.overrides import Override
 from flowkit.config.recipe import Recipe, parse_recipe
@@ -142,6 +143,9 @@ def pretrained_names() -> dict[str, Path]:
 def describe_run(name: str | Path) -> dict[str, Any]:
     """What ``flowkit show RUN`` prints: where its files are and what is known about it; builds nothing."""
     folder = find_run(name)
+    if adapters.is_adapter(folder):
+        record = adapters.read_record(folder)
+        return {"recipe": describe_run(record["base"])["recipe"], **record, "folder": str(folder)}
     config, weights, info = _files(folder)
     return {
         "folder": str(folder),
@@ -163,6 +167,8 @@ def from_pretrained(
         UserError: missing, truncated or mismatched files, a newer format, an unknown class.
     """
     folder = find_run(name)
+    if adapters.is_adapter(folder):
+        return _with_adapter(folder, device, overrides, with_data)
     config, weights, info = _files(folder)
     raw = read_yaml(config)
     keys = ("data", "task", "sampler") if with_data else ("task", "sampler")
@@ -171,6 +177,17 @@ def from_pretrained(
     _load_weights(built.task, weights)
     built.task.to(_device(device)).eval()
     return Artifact(built.task, built.sampler, recipe, info, folder, built.data)
+
+
+def _with_adapter(folder: Path, device: str | torch.device, overrides: Iterable[Override], with_data: bool) -> Artifact:
+    """The adapter's base with the adapter on it."""
+    record = adapters.read_record(folder)
+    try:
+        base = from_pretrained(record["base"], device=device, overrides=overrides, with_data=with_data)
+    except UserError as error:
+        raise UserError(f"{folder} is an adapter, and its base cannot be read: {error}") from error
+    adapters.attach(base.task, folder)
+    return replace(base, info={**base.info, **record}, folder=folder)
 
 
 def _device(device: str | torch.device) -> torch.device:

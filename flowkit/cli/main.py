@@ -21,6 +21,8 @@ from flowkit.version import __version__
 VERBS = {
     "train": "train a recipe, or go on with a run",
     "reflow": "straighten a trained flow on its own pairs, so that few steps suffice",
+    "finetune": "fit a trained model to data of your own: adapters, the output layer, or everything",
+    "merge": "make a plain model of adapters and their base",
     "sample": "draw samples from a run or a pretrained model",
     "evaluate": "measure a run or a pretrained model on a split of its data",
     "list": "list methods, recipes, data, solvers, paths, couplings, pretrained models and more",

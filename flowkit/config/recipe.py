@@ -1,7 +1,8 @@
 """A recipe: the object graph of one experiment as YAML, checked against constructor types before anything is built.
 
 Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` and ``sampler`` (arguments of the Trainer and
-the Sampler), ``seed`` and ``description``. Whoever trains hands the trainer's class over: this module knows none.
+the Sampler), ``seed``, ``description`` and, in runs that fit a trained model to other data, ``finetune``. Whoever
+trains hands the trainer's class over: this module knows none.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flowkit.config.overrides import Override, apply_overrides
 from flowkit.config.yamlfile import read_yaml
 from flowkit.data import DataSource
 from flowkit.errors import UserError, nearest
+from flowkit.finetuning.finetune import Finetune
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 
@@ -70,7 +72,9 @@ class Recipe:
         """
         with torch.random.fork_rng(devices=[]):  # constructors draw on the CPU; the caller's generator is left alone
             torch.manual_seed(self.seed)
-            made = {key: self._build_one(key) for key in keys or tuple(self.sections)}
+            made = {key: self._build_one(key) for key in keys or tuple(k for k in self.sections if k != "finetune")}
+            if "task" in made and "finetune" in self.sections:
+                self._build_one("finetune").apply(made["task"])
         return Built(**{"task": None, "sampler": None, "data": None, "trainer": None, **made}, seed=self.seed)
 
     def _build_one(self, key: str) -> Any:
@@ -128,7 +132,9 @@ def parse_recipe(
             f"{name}: a recipe is a mapping with the keys data, task, trainer and sampler, got {_kind(raw)}"
         )
     sections = {key: base for key, base in _sections(trainer).items() if key in keys}
-    allowed = {"data", "task", "trainer", "sampler", *_PLAIN}
+    if "task" in keys and raw.get("finetune") is not None:
+        sections["finetune"] = Finetune
+    allowed = {"data", "task", "trainer", "sampler", "finetune", *_PLAIN}
     for key in raw:
         if key not in allowed:
             raise UserError(f"{name}: a recipe has no key {key!r}; {nearest(str(key), allowed)}")
@@ -141,7 +147,7 @@ def parse_recipe(
     completed.setdefault("seed", 0)
     typed = _typed(completed, sections, name)
     carried = {key: value for key, value in raw.items() if key not in typed and key not in _PLAIN}
-    order = ("description", "data", "task", "trainer", "sampler", "seed")
+    order = ("description", "data", "task", "finetune", "trainer", "sampler", "seed")
     resolved = {key: {**carried, **typed}[key] for key in order if key in carried or key in typed}
     return Recipe(name, resolved, dict(sections))
 

@@ -61,6 +61,8 @@ class Run:
             if data.pairs:
                 raise UserError("training on pairs starts from the weights of their teacher: use flowkit reflow")
             task.adapt(data)
+        elif found is None and not data.pairs:
+            task.refit(data)
         self.frozen = _freeze_all_but(task, phases) if data.pairs else []
         if self.device.type == "cuda" and trainer.tf32:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

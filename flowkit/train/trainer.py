@@ -108,7 +108,8 @@ class Trainer:
             resume: ``"last"``, ``"best"`` or a step: go on in ``folder`` from there.
             overfit_batch: always the same batch; the loss must fall to the noise of the objective.
             dry_run: two steps, one evaluation, one presentation; nothing is written.
-            warm_start: the task holds weights and statistics already (of a teacher): it does not adapt to the data.
+            warm_start: the task holds weights and statistics already, of a teacher or of the model that is fine-tuned:
+                it does not adapt to the data, but refits to it.
 
         Raises:
             UserError: bad settings, an occupied folder, nothing to resume, a full disk.
