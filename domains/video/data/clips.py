@@ -1,7 +1,8 @@
 """Clips of a fixed number of frames, and the folder of memory-mapped frames that training reads them from.
 
 A folder of frames holds ``frames.npy`` (the frames of all videos one after another, uint8, N x 3 x H x W), where there
-are actions ``actions.npy`` (float32, N x A: row i leads from frame i to frame i + 1), and ``manifest.json``.
+are actions ``actions.npy`` (float32, N x A: row i leads from frame i to frame i + 1), where more is known of frames
+``states.npy`` (float32, N x S), and ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -122,14 +123,16 @@ class FrameWriter:
         folder: an empty folder.
         size: height and width of the frames.
         actions: entries of an action; 0: none.
+        states: numbers that are known of a frame; 0: none.
     """
 
-    def __init__(self, folder: Path, *, size: tuple[int, int], actions: int = 0) -> None:
+    def __init__(self, folder: Path, *, size: tuple[int, int], actions: int = 0, states: int = 0) -> None:
         self.folder, self.size, self.frames = folder, size, 0
         self._files: list[tuple[IO[bytes], np.dtype, tuple[int, ...]]] = []
         self._open("frames.npy", np.dtype(np.uint8), (3, *size))
-        if actions:
-            self._open("actions.npy", np.dtype(np.float32), (actions,))
+        for name, count in (("actions", actions), ("states", states)):
+            if count:
+                self._open(f"{name}.npy", np.dtype(np.float32), (count,))
 
     def _open(self, name: str, dtype: np.dtype, row: tuple[int, ...]) -> None:
         self._files.append(((self.folder / name).open("wb"), dtype, row))
@@ -150,9 +153,9 @@ class FrameWriter:
         for file, _, _ in self._files:
             file.close()
 
-    def add(self, frames: np.ndarray, actions: np.ndarray | None = None) -> None:
-        """Append frames (n, 3, H, W) and, where the folder has them, actions (n, A)."""
-        given = [frames] if len(self._files) == 1 else [frames, actions]
+    def add(self, frames: np.ndarray, actions: np.ndarray | None = None, states: np.ndarray | None = None) -> None:
+        """Append frames (n, 3, H, W) and, where the folder has them, actions (n, A) and states (n, S)."""
+        given = [values for values in (frames, actions, states) if values is not None]
         for (file, dtype, row), values in zip(self._files, given, strict=True):
             rows = np.ascontiguousarray(values, dtype=dtype)
             if rows.shape != (len(frames), *row):
@@ -198,8 +201,9 @@ class MappedFrames:
                 )
             # A plain array over the map: slices of numpy's own memmap class cost twice as much.
             self.frames = np.asarray(np.load(folder / "frames.npy", mmap_mode="r"))
-            file = folder / "actions.npy"
-            self.actions = np.load(file) if file.is_file() else None
+            self.actions, self.states = (
+                np.load(file) if file.is_file() else None for file in (folder / "actions.npy", folder / "states.npy")
+            )
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise UserError(f"prepared frames in {str(folder)!r} cannot be read ({error}): {again}") from error
 
@@ -218,6 +222,7 @@ class MappedClips(ClipSamples):
         names: attributes of the clips, by name, (n, ...).
         corners: (n, 2) upper left corners of the clips, y then x, where they show a part of the frames.
         size: height and width of that part.
+        flipped: (n,) whether a clip is seen in a mirror.
     """
 
     def __init__(
@@ -230,8 +235,10 @@ class MappedClips(ClipSamples):
         names: Mapping[str, np.ndarray] | None = None,
         corners: np.ndarray | None = None,
         size: int = 0,
+        flipped: np.ndarray | None = None,
     ) -> None:
         self.source, self.starts, self.frames, self.stride = source, starts, frames, stride
+        self.flipped = np.zeros(len(starts), dtype=bool) if flipped is None else flipped
         self.corners = np.zeros((len(starts), 2), dtype=np.int64) if corners is None else corners
         self.shape = (size, size) if size else source.frames.shape[2:]
         self._names = dict(names or {})
@@ -240,10 +247,10 @@ class MappedClips(ClipSamples):
         return len(self.starts)
 
     def clip_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Made of the first frame and of the corner: other clips, and other splits, have others."""
+        """Made of the first frame, the corner and the mirror: other clips, and other splits, have others."""
         _, _, height, width = self.source.frames.shape
         y, x = self.corners[indices].T
-        return (self.starts[indices] * height + y) * width + x
+        return (self.starts[indices] * height + y) * width + x + (self.flipped[indices].astype(np.int64) << 62)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :class:`ClipSamples`."""
@@ -253,6 +260,9 @@ class MappedClips(ClipSamples):
         places = zip(self.starts[indices].tolist(), self.corners[indices].tolist(), strict=True)
         for row, (start, (y, x)) in enumerate(places):
             out[row] = every[start : start + span : self.stride, :, y : y + height, x : x + width]
+        mirrored = self.flipped[indices]
+        if mirrored.any():
+            out[mirrored] = out[mirrored, ..., ::-1]
         return out
 
     def actions(self, indices: np.ndarray) -> np.ndarray | None:
