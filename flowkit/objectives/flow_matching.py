@@ -25,7 +25,9 @@ from flowkit.fields.field import Field
 from flowkit.fields.network_field import NetworkField
 from flowkit.fields.predictions import Prediction, Velocity
 from flowkit.nn.network import NetworkSpec
+from flowkit.objectives.distance import Distance
 from flowkit.objectives.objective import Loss, Networks, Objective
+from flowkit.objectives.weighting import LossWeight
 from flowkit.paths.linear import LinearPath
 from flowkit.paths.path import Path, Point
 from flowkit.random import RandomSource, uniform
@@ -57,6 +59,8 @@ class FlowMatching(Objective):
             (the two differ by a weight over time, which is infinite at an end for some predictions: then choose times
             that stay away from it).
         reduce: ``mean`` over the kept elements of a sample, or their ``sum``.
+        distance: what is minimised instead of the square, such as ``PseudoHuber``; None is the square.
+        weighting: weight of each sample by its own loss, such as ``RelativeLoss``; None weighs all alike.
 
     Raises:
         UserError: a number out of its range, or a prediction that the source and the coupling make meaningless.
@@ -74,6 +78,8 @@ class FlowMatching(Objective):
         drop_names: list[str] | None = None,
         error: Literal["output", "velocity"] = "output",
         reduce: Literal["mean", "sum"] = "mean",
+        distance: Distance | None = None,
+        weighting: LossWeight | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= drop_condition < 1.0:
@@ -86,6 +92,14 @@ class FlowMatching(Objective):
         self.drop_condition, self.drop_names = drop_condition, tuple(drop_names or ())
         self.error = error
         self.reduce: Literal["mean", "sum"] = reduce
+        self.distance, self.weighting = distance, weighting
+        if (distance or weighting) and type(self).loss is not FlowMatching.loss:
+            part = "distance" if distance else "weighting"
+            raise UserError(f"{type(self).__name__} has a loss of its own and no use for {part}: leave it out")
+        if distance is not None and (error != "output" or reduce != "mean"):
+            raise UserError(
+                f"{distance!r} is a mean over what the network puts out: leave error and reduce as they are"
+            )
         if prediction.needs_independent_gaussian and not self.independent_gaussian:
             raise UserError(
                 f"{type(prediction).__name__} means the score only with the source Gaussian and the coupling "
@@ -100,7 +114,8 @@ class FlowMatching(Objective):
     @property
     def capturable(self) -> bool:
         """See :class:`Objective`; couplings that pair on the host and time laws that learn from losses are not."""
-        return type(self.coupling) in (Independent, GivenPairs) and not isinstance(self.times, nn.Module)
+        pairs = type(self.coupling) in (Independent, GivenPairs) and self.source.capturable
+        return pairs and not isinstance(self.times, nn.Module)
 
     def needs(self) -> dict[str, NetworkSpec]:
         """One network of one state and one time, and what the coupling learns with."""
@@ -115,9 +130,10 @@ class FlowMatching(Objective):
         if batch.x1 is None:
             raise UserError("flow matching needs data x1, and the task gave none")
         coupling = self.coupling
-        if isinstance(coupling, Independent) and batch.x0 is not None:
+        if coupling.draws_x0 and batch.x0 is not None:
             raise UserError(
-                "the batch brings its own x0, which the coupling Independent would pass over: say coupling: GivenPairs"
+                f"the batch brings its own x0, which the coupling {type(coupling).__name__} would pass over: say "
+                "coupling: GivenPairs"
             )
         if batch.x0 is None and not isinstance(coupling, GivenPairs):
             batch = batch.replace(x0=self.source.draw(batch.x1, batch.cond, generator))
@@ -160,15 +176,32 @@ class FlowMatching(Objective):
         xt, padding = point.xt, batch.cond.padding
         if padding is not None:  # padded data may hold anything, and networks mix elements
             xt = xt.where(padding, xt.new_zeros(()))
-        output = networks.main((xt,), (point.t,), batch.cond)["v"]
-        error = squared_error(output, self.prediction.target(point, self.path), batch.loss_mask, self.reduce)
-        if self.error == "velocity":
-            error = error * self.prediction.velocity_factor(point.t, self.path).to(error)
+        error = self.error_at(self.output(networks, xt, point.t, batch.cond), xt, point, batch)
         if networks.main.training:
             self.times.record(point.t, error.detach())
         if batch.weight is not None:
             weight = weight * batch.weight
+        if self.weighting is not None:
+            weight = weight.to(error) * self.weighting(error.detach())
         return self.total({"flow": weight.to(error) * error, **terms})
+
+    def output(
+        self, networks: Networks, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b *d"]:
+        """What the network puts out at (x, t)."""
+        return networks.main((x,), (t,), cond)["v"]
+
+    def error_at(
+        self, output: Float[Tensor, "b *d"], x: Float[Tensor, "b *d"], point: Point, batch: Batch
+    ) -> Float[Tensor, " b"]:
+        """The error of each sample; ``x`` is x_t as the network saw it."""
+        target = self.prediction.target(point, self.path)
+        if self.distance is not None:
+            return self.distance(output, target, batch.loss_mask)
+        error = squared_error(output, target, batch.loss_mask, self.reduce)
+        if self.error == "velocity":
+            error = error * self.prediction.velocity_factor(point.t, self.path).to(error)
+        return error
 
     def total(self, terms: dict[str, Float[Tensor, " b"]]) -> Loss:
         """The sum of the means of ``terms``; beside them the coupling's report is logged."""
@@ -201,17 +234,7 @@ class FlowMatching(Objective):
             UserError: the span starts elsewhere than at 0 and no ``x0`` was given, or a temperature was asked for
             beside a given ``x0``.
         """
-        if x0 is None:
-            if span[0] != 0.0:
-                raise UserError(f"sampling from t = {span[0]:g} needs the state there: give x0")
-            x0 = self.source.draw(like, cond, generator, temperature=sampler.temperature)
-        elif sampler.temperature != 1.0:
-            raise UserError(
-                f"temperature {sampler.temperature:g} scales the draw of the source, and x0 was given: leave it at 1"
-            )
-        state = self.path.start(x0, cond) if span[0] == 0.0 else x0
-        if cond.padding is not None:
-            state = state.where(cond.padding, state.new_zeros(()))
+        state = self.beginning(like, cond, sampler=sampler, x0=x0, start=span[0], generator=generator)
         field: Field = self.field(networks)
         if sampler.guidance is not None:
             field = sampler.guidance.apply(field)
@@ -226,6 +249,28 @@ class FlowMatching(Objective):
             generator=generator,
             hooks=hooks,
         )
+
+    def beginning(
+        self,
+        like: Float[Tensor, "b *d"],
+        cond: Cond,
+        *,
+        sampler: Sampler,
+        x0: Tensor | None,
+        start: float,
+        generator: RandomSource | None,
+    ) -> Float[Tensor, "b *d"]:
+        """The state at t = ``start``, 0 in the padding; arguments and errors as of :meth:`generate`."""
+        if x0 is None:
+            if start != 0.0:
+                raise UserError(f"sampling from t = {start:g} needs the state there: give x0")
+            x0 = self.source.draw(like, cond, generator, temperature=sampler.temperature)
+        elif sampler.temperature != 1.0:
+            raise UserError(
+                f"temperature {sampler.temperature:g} scales the draw of the source, and x0 was given: leave it at 1"
+            )
+        state = self.path.start(x0, cond) if start == 0.0 else x0
+        return state if cond.padding is None else state.where(cond.padding, state.new_zeros(()))
 
 
 def squared_error(

@@ -39,6 +39,10 @@ class Gaussian(Source):
     def log_prob(self, x0: Float[Tensor, "b *d"], cond: Cond) -> Float[Tensor, " b"]:
         return _unpadded_sum(-0.5 * x0.square() - _LOG_SQRT_2PI, cond)
 
+    def moments(self, cond: Cond) -> tuple[Tensor | float, Tensor | float]:
+        """0 and 1."""
+        return 0.0, 1.0
+
     def __repr__(self) -> str:
         return "Gaussian()"
 
@@ -65,6 +69,10 @@ class ScaledGaussian(Source):
     def log_prob(self, x0: Float[Tensor, "b *d"], cond: Cond) -> Float[Tensor, " b"]:
         z = (x0 - self.mean) / self.scale
         return _unpadded_sum(-0.5 * z.square() - (_LOG_SQRT_2PI + math.log(self.scale)), cond)
+
+    def moments(self, cond: Cond) -> tuple[Tensor | float, Tensor | float]:
+        """``mean`` and ``scale``."""
+        return self.mean, self.scale
 
     def __repr__(self) -> str:
         return f"ScaledGaussian(scale={self.scale:g}, mean={self.mean:g})"
@@ -96,6 +104,10 @@ class DiagonalGaussian(Source):
             return _unpadded_sum(-0.5 * z.square() - _LOG_SQRT_2PI, cond)
         deviation = cond[self.deviation]
         return _unpadded_sum(-0.5 * (z / deviation).square() - deviation.log() - _LOG_SQRT_2PI, cond)
+
+    def moments(self, cond: Cond) -> tuple[Tensor | float, Tensor | float]:
+        """Those of the condition."""
+        return cond[self.mean], 1.0 if self.deviation is None else cond[self.deviation]
 
     def __repr__(self) -> str:
         return f"DiagonalGaussian(mean={self.mean!r}, deviation={self.deviation!r})"

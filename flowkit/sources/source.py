@@ -20,6 +20,8 @@ class Source(ABC):
 
     #: True only for the standard normal independent of data: scores may be read off a field only then.
     standard_normal: bool = False
+    #: False where a draw looks something up on the host, which a CUDA graph cannot hold.
+    capturable: bool = True
 
     @abstractmethod
     def draw(
@@ -30,3 +32,9 @@ class Source(ABC):
     @abstractmethod
     def log_prob(self, x0: Float[Tensor, "b *d"], cond: Cond) -> Float[Tensor, " b"]:
         """Log-density of x0 in nats, over unpadded elements."""
+
+    def moments(self, cond: Cond) -> tuple[Tensor | float, Tensor | float] | None:
+        """Mean and deviation, broadcastable to the state, where the law is a normal one of independent elements; else
+        None.
+        """
+        return None

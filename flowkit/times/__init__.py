@@ -1,5 +1,6 @@
 """Training times with their densities, and grids of sampling times."""
 
+from flowkit.times.exponential import ExponentialTimes
 from flowkit.times.grids import EDMGrid, ShiftedGrid, SigmoidGrid, UniformGrid
 from flowkit.times.law import TimeGrid, TimeLaw, Times
 from flowkit.times.laws import GridTimes, ImportanceTimes, LogitNormalTimes, StratifiedTimes, UniformTimes, UShapedTimes
@@ -7,6 +8,7 @@ from flowkit.times.segments import SegmentGrid, Segments
 
 __all__ = [
     "EDMGrid",
+    "ExponentialTimes",
     "GridTimes",
     "ImportanceTimes",
     "LogitNormalTimes",
