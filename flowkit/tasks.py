@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -107,6 +108,16 @@ class Task(nn.Module, ABC):
     def pipeline(self, sampler: Sampler) -> Any:
         """What users call after training (``flowkit.load``): a ``TextToSpeech``, a ``VideoPredictor``, ..."""
         raise NotImplementedError
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside, the mode that was afterwards."""
+        was = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was)
 
     @property
     def device(self) -> Any:

@@ -72,6 +72,10 @@ class Normaliser(nn.Module):
             scale, shift = _scales(statistics[kind], self.state_mode if kind == "state" else "range")
             getattr(self, f"{kind}_scale").copy_(scale)
             getattr(self, f"{kind}_shift").copy_(shift)
+        self.refit(statistics)
+
+    def refit(self, statistics: Mapping[str, Any]) -> None:
+        """Fill the bounds and facts, and keep the scales."""
         for name, unbounded in (("action_low", -torch.inf), ("action_high", torch.inf)):
             bounds = [unbounded if bound is None else bound for bound in statistics[name]]
             getattr(self, name).copy_(torch.tensor(bounds, dtype=torch.float32))

@@ -126,6 +126,22 @@ class PolicyTask(Task):
         Raises:
             UserError: the data does not fit the task or the environment of the rollouts, or that cannot be made.
         """
+        self._check(data)
+        self.normaliser.adapt(data.statistics())
+        self._check_environment()
+
+    def refit(self, data: DataSource) -> None:
+        """Take environment, observation layout and bounds from the data, and keep the scales.
+
+        Raises:
+            UserError: as :meth:`adapt`.
+        """
+        self._check(data)
+        self.normaliser.refit(data.statistics())
+        self._check_environment()
+
+    def _check(self, data: DataSource) -> None:
+        """Raise where the data's sizes are not the task's."""
         statistics = data.statistics()
         layout = statistics["layout"]
         for key, mine, theirs in (
@@ -140,12 +156,13 @@ class PolicyTask(Task):
         images = {name: (height, width) for name, height, width in layout.get("images", ())}
         if images != dict(self.spec.images):
             raise UserError(f"task.init_args.images is {_shown(self.spec.images)}, the data has {_shown(images)}")
-        self.normaliser.adapt(statistics)
+
+    def _check_environment(self) -> None:
+        """Better now than after the first thousand steps."""
         if self.rollout_episodes and self.environment:
             from domains.policy.actors import check_spaces
             from domains.policy.envs.make import make_env
 
-            # Better now than after the first thousand steps.
             env = make_env(self.environment)
             try:
                 check_spaces(self.normaliser.layout, self.actions, env, what="the data")
@@ -234,16 +251,6 @@ class PolicyTask(Task):
             yield caught
         finally:
             handle.remove()
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside, the mode that was afterwards."""
-        was = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was)
 
     # --- judging ----------------------------------------------------------------------------------------------------
 

@@ -166,6 +166,36 @@ class Matcha(Task):
             )
         self.mel_mean.fill_(float(statistics["mel_mean"]))
         self.mel_std.fill_(float(statistics["mel_std"]))
+        self._take(voice, statistics)
+
+    def refit(self, data: DataSource) -> None:
+        """Take phonemiser, names and licence from the data; scales, symbols and mel settings stay.
+
+        Raises:
+            UserError: the data has other symbols or mel settings, or more speakers or languages than the model.
+        """
+        statistics = data.statistics()
+        voice, mine = Voice.of_statistics(statistics), self.voice
+        for given, own, what in (
+            (voice.symbols, mine.symbols, "symbols"),
+            (voice.blank, mine.blank, "blanks between symbols"),
+            (voice.mel, mine.mel, "mel settings"),
+        ):
+            if given != own:
+                raise UserError(
+                    f"the data has other {what} than the model was trained with: prepare it with the model's"
+                )
+        for given, allowed, what in (
+            (len(voice.speakers), self.speakers, "speakers"),
+            (len(voice.languages), self.languages, "languages"),
+        ):
+            if given > max(allowed, 1):
+                raise UserError(
+                    f"the data has {given} {what}, the model has room for {allowed}: fit it to one at a time"
+                )
+        self._take(voice, statistics)
+
+    def _take(self, voice: Voice, statistics: Mapping[str, Any]) -> None:
         self.mean_frames.fill_(statistics["frames"]["train"] / max(statistics["utterances"]["train"], 1))
         self.stored_voice.copy_(voice.to_bytes())
 

@@ -6,8 +6,7 @@ Davtyan, Sameni and Favaro 2022, "Efficient Video Prediction via Sparsely Condit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -106,7 +105,7 @@ class RiverTask(Task):
 
     # --- data -------------------------------------------------------------------------------------------------------
 
-    def adapt(self, data: DataSource) -> None:
+    def refit(self, data: DataSource) -> None:
         """Take the length and rate of the clips, and the context of a validation clip as the example to sample from.
 
         Raises:
@@ -132,6 +131,14 @@ class RiverTask(Task):
         if len(held_out):
             self.example.copy_(held_out.batch([0])["frames"][0, : self.context])
 
+    def adapt(self, data: DataSource) -> None:
+        """As :meth:`refit`, and take the codec's weights.
+
+        Raises:
+            UserError: the data's frames do not fit the task.
+        """
+        self.refit(data)
+
         def images() -> Float[Tensor, "n c h w"]:
             return scaled(spread_frames(data.split("train"), _CODEC_FRAMES))
 
@@ -143,9 +150,14 @@ class RiverTask(Task):
         (reads a buffer: not for inner loops)."""
         return self.dials.horizon or max(int(self.clip_frames) - 1, 0)
 
-    def encode(self, frames: UInt8[Tensor, "b k c h w"]) -> Float[Tensor, "b k C H W"]:
-        """Latents of frames, without gradients."""
+    def encode(
+        self, frames: UInt8[Tensor, "b k c h w"], generator: RandomSource | None = None
+    ) -> Float[Tensor, "b k C H W"]:
+        """Latents of frames, without gradients; ``generator`` is for codecs that draw them."""
         with torch.no_grad():
+            if generator is not None and self.codec.draws:
+                # One frame of all clips at a time: rows of the draws are clips.
+                return torch.stack([self.codec.encode(scaled(frame), generator) for frame in frames.unbind(1)], 1)
             return self.codec.encode(scaled(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
 
     def decode(self, latents: Float[Tensor, "b C H W"]) -> Float[Tensor, "b c h w"]:
@@ -165,7 +177,7 @@ class RiverTask(Task):
         drawn = draw_frames(n, length, generator, horizon=self.dials.horizon, device=frames.device)
         row = torch.arange(n, device=frames.device)
         seen = torch.stack([frames[row, place] for place in (drawn.target, drawn.reference, drawn.past)], 1)
-        target, reference, past = self.encode(seen).unbind(1)
+        target, reference, past = self.encode(seen, generator).unbind(1)
         values = {"reference": reference, "past": past, "distance": drawn.distance}
         if self.actions:
             if "actions" not in raw:
@@ -194,16 +206,6 @@ class RiverTask(Task):
         # Older frames than the horizon are never seen: they need not be encoded.
         known = self.encode(context[:, -dials.horizon :] if dials.horizon else context)
         return Rollout(self, known, sampler=sampler, dials=dials, noise=noise, actions=actions)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside, the mode that was afterwards."""
-        was = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was)
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
