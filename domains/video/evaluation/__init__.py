@@ -1,1 +1,1 @@
-"""Judges of predicted video: FVD by I3D and by known attributes, LPIPS-HED, and the protocol that puts them in a table."""
+"""Judges of predicted video: FVD by I3D and by known attributes, PIPS-HED, and the table of the protocol."""

@@ -95,10 +95,12 @@ def _batches(clips: Tensor | Iterable[Tensor], batch: int) -> Iterator[Tensor]:
 @contextmanager
 def _plain_float32(device: torch.device) -> Iterator[None]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    was = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    was, matmul.allow_tf32 = matmul.allow_tf32, False
+    flags = cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    )
     try:
-        with torch.autocast(device.type, enabled=False):
+        with flags, torch.autocast(device.type, enabled=False):
             yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = was
+        matmul.allow_tf32 = was

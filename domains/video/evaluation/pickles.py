@@ -18,7 +18,7 @@ _ALLOWED = {
 }
 
 
-def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+def _reconstruct(kind: type, shape: tuple[int, ...], code: Any) -> np.ndarray:
     """An empty array, as NumPy's own function makes; it is filled by the state that follows."""
     if kind is not np.ndarray:
         raise pickle.UnpicklingError(f"an array of class {kind!r}")

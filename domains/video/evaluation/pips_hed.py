@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import IO
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -97,7 +98,7 @@ def read_h5(file: IO[bytes], name: str) -> dict[str, Tensor]:
             for block, (_, count) in enumerate(_BLOCKS):
                 for place in range(count):
                     layer = f"block{block + 1}/layers/conv2d{f'_{place}' if place else ''}/vars"
-                    kernel, bias = (torch.from_numpy(content[f"{layer}/{i}"][()]) for i in (0, 1))
+                    kernel, bias = (torch.from_numpy(np.array(content[f"{layer}/{i}"])) for i in (0, 1))
                     state[f"kernel_{block}_{place}"] = kernel.permute(3, 2, 0, 1).contiguous()
                     state[f"bias_{block}_{place}"] = bias
     except (OSError, KeyError, TypeError, RuntimeError) as error:
