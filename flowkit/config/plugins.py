@@ -25,7 +25,7 @@ GROUP = "flowkit.plugins"
 #: Packages of the core whose classes recipes may name; every module in them is imported when a recipe is read.
 CORE_PACKAGES = (
     "flowkit.sources", "flowkit.paths", "flowkit.times", "flowkit.fields", "flowkit.solvers", "flowkit.couplings",
-    "flowkit.objectives", "flowkit.nn", "flowkit.procedures", "flowkit.points",
+    "flowkit.objectives", "flowkit.nn", "flowkit.procedures", "flowkit.points", "flowkit.foreign",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowkit.errors import UserError
+from flowkit.random import RandomSource
 
 
 class LatentCodec(nn.Module, ABC):
@@ -18,6 +19,9 @@ class LatentCodec(nn.Module, ABC):
     A task encodes without gradients, and saves the codec's weights with its own: what it has saved needs no file of
     the codec's. So a constructor builds the network from its arguments and opens no file; :meth:`adapt` reads weights.
     """
+
+    #: True for codecs whose latents are random in training.
+    draws: bool = False
 
     def adapt(self, images: Callable[[], Float[Tensor, "n c h w"]]) -> None:
         """Called once by the task's ``adapt``, before a fresh training: read weights from where they lie.
@@ -38,8 +42,10 @@ class LatentCodec(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n C H W"]:
-        """The latents of pictures in [-1, 1]."""
+    def encode(
+        self, images: Float[Tensor, "n c h w"], generator: RandomSource | None = None
+    ) -> Float[Tensor, "n C H W"]:
+        """The latents of pictures in [-1, 1]; random ones of a codec that :attr:`draws`, given a ``generator``."""
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c h w"]:
@@ -75,7 +81,9 @@ class IdentityCodec(LatentCodec):
             raise UserError(f"IdentityCodec: pictures of {height} x {width} do not divide into patches of {self.patch}")
         return channels * self.patch**2, height // self.patch, width // self.patch
 
-    def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n C H W"]:
+    def encode(
+        self, images: Float[Tensor, "n c h w"], generator: RandomSource | None = None
+    ) -> Float[Tensor, "n C H W"]:
         return F.pixel_unshuffle(images, self.patch)
 
     def decode(self, latents: Float[Tensor, "n C H W"]) -> Float[Tensor, "n c h w"]:

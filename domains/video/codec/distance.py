@@ -12,8 +12,8 @@ from domains.video.metrics import ssim
 
 
 class FrameDistance(nn.Module, ABC):
-    """A differentiable distance of frames in [-1, 1]. Its weights, if any, are frozen and no part of the codec, which is
-    saved without them."""
+    """A differentiable distance of frames in [-1, 1]. Its weights, if any, are frozen and no part of the codec, which
+    is saved without them."""
 
     @abstractmethod
     def forward(self, made: Float[Tensor, "n c h w"], true: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from domains.video.codec.autoencoder import VQAutoencoder
 from flowkit.errors import UserError
 from flowkit.nn.codec import LatentCodec
+from flowkit.random import RandomSource
 
 #: What the autoencoder is called in the state of a :class:`FrameAutoencoder`.
 _PREFIX = "network."
@@ -107,7 +108,9 @@ class TrainedCodec(LatentCodec):
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         return self.network.shape(channels, height, width)
 
-    def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n C H W"]:
+    def encode(
+        self, images: Float[Tensor, "n c h w"], generator: RandomSource | None = None
+    ) -> Float[Tensor, "n C H W"]:
         # In full precision whatever the training's: prediction must meet the latents that training saw.
         with torch.autocast(images.device.type, enabled=False):
             latents = self.network.encode(images.float())

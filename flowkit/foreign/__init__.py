@@ -1,0 +1,1 @@
+"""Other people's networks behind FlowKit's interfaces. Their packages are imported on use."""
