@@ -70,6 +70,8 @@ class Coupling(nn.Module, ABC):
 
     #: True when x0 stays independent of (x1, cond): only then may scores be read off the trained field.
     independent: bool = False
+    #: True when x0 has to come from the source: a batch that brings its own is refused.
+    draws_x0: bool = False
 
     @abstractmethod
     def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:

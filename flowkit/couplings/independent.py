@@ -10,6 +10,7 @@ class Independent(Coupling):
     """Leave the drawn x0 where it is. The only coupling after which scores may be read off the trained field."""
 
     independent = True
+    draws_x0 = True
 
     def draw(self, batch: Batch, generator: RandomSource | None) -> Draw:
         """Return the batch as it is."""

@@ -1,6 +1,7 @@
 """Where x_t lies between x0 and x1."""
 
 from flowkit.paths.affine import AffinePath, Coefficients
+from flowkit.paths.constant_acceleration import ConstantAccelerationPath
 from flowkit.paths.diffusion import DiffusionPath
 from flowkit.paths.linear import LinearPath
 from flowkit.paths.path import Path, Point
@@ -12,6 +13,7 @@ from flowkit.paths.vp_beta import VPBetaPath
 __all__ = [
     "AffinePath",
     "Coefficients",
+    "ConstantAccelerationPath",
     "DiffusionPath",
     "LinearPath",
     "Path",
