@@ -1,0 +1,1 @@
+"""Sources of pictures: IDX files, and glyphs that are drawn."""
