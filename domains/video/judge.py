@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowkit.tasks import Presentation
 
 #: Clips at once in evaluations; clips and samples a clip that are shown.
-_BATCH, _SHOWN, _SAMPLES = 16, 3, 3
+_BATCH, _SHOWN, _SAMPLES = 64, 3, 3
 
 
 class Predicted(NamedTuple):
