@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from flowkit.couplings.coupling import Batch
@@ -70,6 +71,22 @@ class Task(nn.Module, ABC):
     ) -> Loss:
         """The loss of a batch of pairs: the objective's alone. Encoders are frozen then, and extra losses dropped."""
         batch = self.prepare_pairs(raw, generator)
+        return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
+
+    def lesson_loss(
+        self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
+    ) -> Loss:
+        """The loss of a batch of data where the objective learns from a teacher: the objective's alone. The networks
+        see conditions as the teacher's encoders make them, which are frozen, and extra losses are dropped."""
+        fixed = [m for m in self.children() if m is not self.networks and m is not self.objective and m.training]
+        for module in fixed:
+            module.eval()
+        try:
+            with torch.no_grad():
+                batch = self.prepare(raw, generator)
+        finally:
+            for module in fixed:
+                module.train()
         return self.objective.loss(self.networks, batch, phase=phase, step=step, generator=generator)
 
     def pair_phases(self) -> Sequence[Phase]:

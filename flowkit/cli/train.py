@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train and say what came out."""
     from flowkit.config.recipe import load_recipe
+    from flowkit.train.teacher import teach
 
     source, folder = _source_and_folder(args)
     overrides: list[Override] = list(args.overrides)
@@ -48,9 +49,10 @@ def run(args: argparse.Namespace) -> None:
         overrides.append(("trainer.device", args.device))
     recipe = load_recipe(source, overrides, trainer=options.trainer_class())
     built = recipe.build()
+    teacher = teach(recipe, built.task)
     summary = built.trainer.fit(
         built.task, built.data, sampler=built.sampler, seed=built.seed, folder=folder, recipe_text=recipe.dump(),
-        resume=args.resume, overfit_batch=args.overfit_batch, dry_run=args.dry_run,
+        resume=args.resume, overfit_batch=args.overfit_batch, dry_run=args.dry_run, teacher=teacher,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):
         return  # one process speaks for all

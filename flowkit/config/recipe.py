@@ -1,7 +1,8 @@
 """A recipe: the object graph of one experiment as YAML, checked against constructor types before anything is built.
 
 Top-level keys: ``data`` (a DataSource), ``task`` (a Task), ``trainer`` and ``sampler`` (arguments of the Trainer and
-the Sampler), ``seed``, ``description`` and, in runs that fit a trained model to other data, ``finetune``. Whoever
+the Sampler), ``seed``, ``description``, ``teacher`` (a run that the objective learns from) and, in runs that fit a
+trained model to other data, ``finetune``. Whoever
 trains hands the trainer's class over: this module knows none.
 """
 
@@ -32,7 +33,7 @@ from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 
 #: Keys of a recipe that are plain values, with their types.
-_PLAIN: dict[str, Any] = {"seed": int, "description": str}
+_PLAIN: dict[str, Any] = {"seed": int, "description": str, "teacher": str}
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def parse_recipe(
     completed.setdefault("seed", 0)
     typed = _typed(completed, sections, name)
     carried = {key: value for key, value in raw.items() if key not in typed and key not in _PLAIN}
-    order = ("description", "data", "task", "finetune", "trainer", "sampler", "seed")
+    order = ("description", "teacher", "data", "task", "finetune", "trainer", "sampler", "seed")
     resolved = {key: {**carried, **typed}[key] for key in order if key in carried or key in typed}
     return Recipe(name, resolved, dict(sections))
 

@@ -74,6 +74,20 @@ class MLP(Network):
             out[head.name] = value.reshape(shape) if head.shape == "state" else value[:, 0]
         return out
 
+    @torch.no_grad()
+    def begin_as(self, other: Network) -> None:
+        """See :class:`Network`; times that the other lacks enter with weight 0."""
+        super().begin_as(other)
+        assert isinstance(other, MLP)
+        each = 1 + 2 * len(self.frequencies)
+        place = other.spec.inputs * self.dimension + other.spec.times * each
+        more = (self.spec.times - other.spec.times) * each
+        mine, theirs = self.first.weight, other.first.weight
+        if more > 0 and self.spec.inputs == other.spec.inputs and mine.shape[1] == theirs.shape[1] + more:
+            mine.zero_()
+            mine[:, :place] = theirs[:, :place]
+            mine[:, place + more :] = theirs[:, place:]
+
 
 def _scalar(width: int) -> nn.Module:
     return nn.Sequential(

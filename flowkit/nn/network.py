@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from flowkit.cond import Cond
+from flowkit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,19 @@ class Network(nn.Module, ABC):
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
         """Evaluate: ``inputs`` are ``spec.inputs`` tensors (b, *d), ``times`` are ``spec.times`` tensors (b,); head
         name -> output."""
+
+    @torch.no_grad()
+    def begin_as(self, other: Network) -> None:
+        """Take over the weights of a trained network of the same class that may have been built to another order: what
+        has the same name and shape. Classes whose layers grow with the order place them themselves.
+
+        Raises:
+            UserError: the networks have nothing in common.
+        """
+        mine, theirs = self.state_dict(), other.state_dict()
+        fitting = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+        if type(self) is not type(other) or (mine and not fitting):
+            raise UserError(
+                f"a {type(self).__name__} cannot begin as this {type(other).__name__}: give both one network and size"
+            )
+        self.load_state_dict(fitting, strict=False)

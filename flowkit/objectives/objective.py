@@ -26,6 +26,7 @@ from flowkit.random import RandomSource
 from flowkit.solvers.solver import Solution
 
 if TYPE_CHECKING:
+    from flowkit.objectives.teacher import Teacher
     from flowkit.solvers.sampler import Sampler
 
 
@@ -89,6 +90,11 @@ class Networks(nn.Module):
 
 class Objective(nn.Module, ABC):
     """One paper's loss and the field it trains. Never knows a domain, never touches an optimiser or a device."""
+
+    #: True when the loss asks a trained flow: the trainer loads the recipe's ``teacher`` and sets :attr:`teacher`.
+    needs_teacher: bool = False
+    #: The trained flow to learn from, or None; no part of the state.
+    teacher: Teacher | None = None
 
     @property
     def capturable(self) -> bool:

@@ -35,8 +35,11 @@ class LossModule(nn.Module):
 
 
 def loss_of(task: Task, raw: RawBatch, *, phase: str, step: int, generator: RandomSource) -> Loss:
-    """The task's loss of its own data, or of pairs."""
-    return (task.pair_loss if is_pairs(raw) else task)(raw, phase=phase, step=step, generator=generator)
+    """The task's loss of its own data, of pairs, or of a teacher's lessons on its own data."""
+    if is_pairs(raw):
+        return task.pair_loss(raw, phase=phase, step=step, generator=generator)
+    of = task.lesson_loss if task.objective.teacher is not None else task
+    return of(raw, phase=phase, step=step, generator=generator)
 
 
 def start(*, precision: Precision, device: Device, accumulate: int, several_phases: bool) -> Any:

@@ -13,6 +13,7 @@ import torch
 from flowkit import atomic
 from flowkit.data import DataSource
 from flowkit.errors import UserError
+from flowkit.objectives.teacher import Teacher
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Phase, Task
 from flowkit.train import engine, random_state, run_state, summary
@@ -35,6 +36,7 @@ class Run:
     def __init__(
         self, trainer: Trainer, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path,
         recipe_text: str, resume: str | int | None, overfit_batch: bool, dry_run: bool, warm_start: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
         if dry_run:
             trainer = replace(
@@ -43,12 +45,17 @@ class Run:
             )  # fmt: skip
         self.trainer, self.task, self.sampler, self.seed, self.dry_run = trainer, task, sampler, seed, dry_run
         self.folder, self.recipe_text = folder, recipe_text
-        phases = list(task.pair_phases() if data.pairs else task.phases())
+        if task.objective.needs_teacher and teacher is None:
+            raise UserError(f"{type(task.objective).__name__} learns from a trained flow: name it by the key teacher")
+        task.objective.teacher = teacher
+        networks_alone = data.pairs or teacher is not None
+        phases = list(task.pair_phases() if networks_alone else task.phases())
         self.accelerator = engine.start(
             precision=trainer.precision, device=trainer.device, accumulate=trainer.accumulate,
             several_phases=len(phases) > 1,
         )  # fmt: skip
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        self.teacher = None if teacher is None else teacher.to(self.device)
         self.checkpoints = Checkpoints(folder, keep=trainer.keep, mode=trainer.mode)
         found = None if dry_run else self._choose(resume)
 
@@ -57,13 +64,13 @@ class Run:
         self.samples = {"train": data.split("train"), "validation": data.split("validation")}
         self.samples["loss"] = data.loss_split() if data.pairs else self.samples["validation"]
         self.provenance = data.provenance()
-        if found is None and not warm_start:
+        if found is None and not warm_start and teacher is None:
             if data.pairs:
                 raise UserError("training on pairs starts from the weights of their teacher: use flowkit reflow")
             task.adapt(data)
         elif found is None and not data.pairs:
             task.refit(data)
-        self.frozen = _freeze_all_but(task, phases) if data.pairs else []
+        self.frozen = _freeze_all_but(task, phases) if networks_alone else []
         if self.device.type == "cuda" and trainer.tf32:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         random_state.seed_process(seed, self.accelerator.process_index)
@@ -150,6 +157,7 @@ class Run:
             "accumulate": trainer.accumulate, "bucket": trainer.bucket, "steps": trainer.steps, "lr": trainer.lr,
             "schedule": trainer.schedule, "precision": trainer.precision, "ema": trainer.ema,
             "training samples": len(self.samples["train"]), "device": summary.device_name(self.device),
+            **({} if self.teacher is None else {"teacher": self.teacher.digest}),
         }  # fmt: skip
 
     def _prepare_folder(self) -> None:
@@ -191,6 +199,7 @@ class Run:
             "device": summary.device_name(self.device),
             "conditions": self.conditions(),
             **({"pairs": dict(self.provenance)} if self.provenance else {}),
+            **({} if self.teacher is None else {"teacher": self.teacher.record()}),
             "versions": summary.versions(),
         }
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flowkit.data import DataSource
 from flowkit.errors import UserError
+from flowkit.objectives.teacher import Teacher
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 from flowkit.train.engine import Device, Precision
@@ -94,7 +95,7 @@ class Trainer:
     def fit(
         self, task: Task, data: DataSource, *, sampler: Sampler, seed: int, folder: Path | str, recipe_text: str,
         resume: str | int | None = None, overfit_batch: bool = False, dry_run: bool = False,
-        warm_start: bool = False,
+        warm_start: bool = False, teacher: Teacher | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Train ``task`` on ``data`` and return what ``summary.json`` holds; the task ends with the averaged weights.
 
@@ -110,6 +111,7 @@ class Trainer:
             dry_run: two steps, one evaluation, one presentation; nothing is written.
             warm_start: the task holds weights and statistics already, of a teacher or of the model that is fine-tuned:
                 it does not adapt to the data, but refits to it.
+            teacher: what the objective learns from, where it does; the task's networks alone are then trained.
 
         Raises:
             UserError: bad settings, an occupied folder, nothing to resume, a full disk.
@@ -120,6 +122,6 @@ class Trainer:
 
         run = Run(
             self, task, data, sampler=sampler, seed=seed, folder=Path(folder), recipe_text=recipe_text,
-            resume=resume, overfit_batch=overfit_batch, dry_run=dry_run, warm_start=warm_start,
+            resume=resume, overfit_batch=overfit_batch, dry_run=dry_run, warm_start=warm_start, teacher=teacher,
         )  # fmt: skip
         return train(run)
