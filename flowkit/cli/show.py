@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ def _show_run(args: argparse.Namespace) -> None:
     if args.json:
         options.print_json(facts)
         return
-    options.print_table(_rows(facts))
+    options.print_table([*_rows(facts), *_adapter_rows(facts)])
     print("\nrecipe:\n" + Path(facts["recipe"]).read_text(encoding="utf-8"), end="")
 
 
@@ -75,6 +76,27 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         else:
             lines = textwrap.wrap(_number(value), 96, break_long_words=False, break_on_hyphens=False)
         yield from zip([name, *[""] * (len(lines) - 1)], lines, strict=True)
+
+
+def _adapter_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where ``flowkit finetune`` would put adapters, with the names that its --target looks in."""
+    from flowkit.config.recipe import load_recipe
+    from flowkit.finetuning.layers import adapter_parameters, candidates
+
+    if "layers" in facts:  # it is an adapter itself
+        return
+    rank = 8
+    task = load_recipe(Path(facts["recipe"])).build("task").task
+    try:
+        found = candidates(task, rank=rank)
+    except UserError:
+        return
+    yield "adapters", f"of rank {rank} go to {len(found)} layers, {adapter_parameters(found, rank):,} parameters:"
+    patterns: dict[str, int] = {}
+    for name in found:
+        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+        patterns[pattern] = patterns.get(pattern, 0) + 1
+    yield from (("", pattern if count == 1 else f"{pattern} ({count})") for pattern, count in patterns.items())
 
 
 def _brief(value: Any) -> str:

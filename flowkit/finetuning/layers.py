@@ -7,6 +7,7 @@ term (alpha / rank) B A x, where A is drawn at random and B begins at zero, so t
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,9 @@ def inject(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers), bias="none"
     )  # fmt: skip
     active = names(task)
-    peft.inject_adapter_in_model(config, task, adapter_name=name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # stacking is meant
+        peft.inject_adapter_in_model(config, task, adapter_name=name)
     activate(task, [*active, name])
 
 

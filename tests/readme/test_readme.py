@@ -49,6 +49,7 @@ _FEW_STEPS = [
 ]  # fmt: skip
 SHORTER = {
     "train": [*_FEW_STEPS, "--device", "cpu"],
+    "finetune": [*_FEW_STEPS, "--device", "cpu"],
     "reflow": [*_FEW_STEPS, "--pairs", "16", "--device", "cpu"],
     "sample": ["-n", "4"],
     "evaluate": ["--limit", "8"],

@@ -1,0 +1,107 @@
+"""``flowkit finetune`` and ``flowkit merge``: runs like any other, in every domain."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from short_training import FEW
+
+from flowkit.artifacts import from_pretrained
+
+pytest.importorskip("peft")
+
+SMOKE = {
+    "generic": "generic/mixture-flow-matching",
+    "policy": "policy/smoke/adaflow-fork",
+    "video": "video/smoke/river-sprites",
+    "speech": "speech/smoke/matcha-rulemade",
+}
+
+
+@pytest.mark.parametrize("domain", list(SMOKE))
+def test_every_domain_trains_an_adapter_that_loads_samples_and_merges(flowkit, tmp_path, domain):
+    run, tuned = tmp_path / "base", tmp_path / "tuned"
+    assert flowkit("train", SMOKE[domain], "--out", run, *FEW)[0] == 0
+    code, text, err = flowkit("finetune", run, "--out", tuned, "--rank", 2, "--json", *FEW)
+    assert code == 0, err
+    told = json.loads(text)
+    learnt = sum(told["summary"]["parameters"].values())
+    whole = sum(p.numel() for p in from_pretrained(run).task.parameters())
+    assert 0 < learnt < whole / 2
+    kept = load_file(f"{told['adapter']}/adapter.safetensors")
+    assert sum(v.numel() for name, v in kept.items() if not name.startswith("replaced.")) == learnt
+    assert not [name for name in kept if name.startswith("replaced.networks")], "the base's weights are not in it"
+    loaded, trained = from_pretrained(told["adapter"]).task.state_dict(), from_pretrained(tuned).task.state_dict()
+    assert sorted(v.double().sum().item() for v in loaded.values()) == pytest.approx(
+        sorted(v.double().sum().item() for v in trained.values())
+    )
+    few = ("-n", 2, "--steps", 2, "--device", "cpu")
+    code, _, err = flowkit("sample", told["adapter"], *few, "--out", tmp_path / "a")
+    assert code == 0, err
+    assert flowkit("merge", told["adapter"], "--out", tmp_path / "merged")[0] == 0
+    code, _, err = flowkit(
+        "sample", tmp_path / "merged", "-n", 2, "--steps", 2, "--device", "cpu", "--out", tmp_path / "m"
+    )
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("method", ["lora", "head", "full"])
+def test_an_interrupted_fine_tuning_resumes_bit_for_bit(flowkit, base, tmp_path, method):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ("--adapter", method, *FEW, "--trainer.schedule", "constant", "--trainer.warmup", 0)
+    assert flowkit("finetune", base, "--out", whole, *options, "--trainer.steps", 5)[0] == 0
+    assert flowkit("finetune", base, "--out", cut, *options, "--trainer.steps", 2)[0] == 0
+    assert flowkit("finetune", base, "--out", cut, *options, "--trainer.steps", 5, "--resume", "last")[0] == 0
+    one, other = (load_file(f / "checkpoints" / "last" / "model" / "model.safetensors") for f in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    if method != "full":
+        one, other = (load_file(f / "adapter" / "adapter.safetensors") for f in (whole, cut))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_only_what_was_asked_for_learns(flowkit, base, tmp_path):
+    assert flowkit("finetune", base, "--adapter", "head", "--out", tmp_path / "h", *FEW)[0] == 0
+    kept = load_file(tmp_path / "h" / "adapter" / "adapter.safetensors")
+    layers = {name.removeprefix("replaced.").rpartition(".")[0] for name in kept}
+    assert len(layers) == 1
+    before, after = (
+        from_pretrained(base).task.state_dict(),
+        from_pretrained(tmp_path / "h" / "adapter").task.state_dict(),
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert changed <= {name.removeprefix("replaced.") for name in kept}
+
+
+def test_mistakes_are_one_line(flowkit, base, adapter, tmp_path):
+    for arguments, message in (
+        ((adapter,), "flowkit merge"),
+        ((adapter.parent,), "flowkit merge"),
+        ((tmp_path / "nothing",), "neither a run folder nor"),
+        ((base, "--target", "attention"), "fits no layer"),
+        ((base, "--rank", 0), "at least 1"),
+        ((base, "--adapter", "head", "--alpha", 3), "of --adapter lora"),
+        ((base, "--data", "NoSuchData"), "NoSuchData"),
+    ):
+        code, _, err = flowkit("finetune", *arguments, "--out", tmp_path / "x", *FEW)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert message in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_base_that_has_changed_or_gone_is_named(flowkit, tmp_path, base):
+    moved = tmp_path / "moved"
+    shutil.copytree(base, moved)
+    assert flowkit("finetune", moved, "--out", tmp_path / "t", *FEW)[0] == 0
+    moved.rename(tmp_path / "elsewhere")
+    code, _, err = flowkit("sample", tmp_path / "t" / "adapter", "--device", "cpu", "--out", tmp_path / "s")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is an adapter, and its base cannot be read" in err
+    code, _, err = flowkit(
+        "merge", tmp_path / "t" / "adapter", "--base", tmp_path / "elsewhere", "--out", tmp_path / "m"
+    )
+    assert code == 0, err
