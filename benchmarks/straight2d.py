@@ -113,20 +113,23 @@ def consistency(seed: int, *, scale: float, points: int, sets: int) -> dict[str,
     """Consistency flow matching against its first stage alone."""
     first, steps = max(1, round(2000 * scale)), max(2, round(6000 * scale))
     common: dict[str, Any] = {"segments": 2, "delta": 1e-2, "anchored_steps": first}
-    kinds: dict[str, Objective] = {
-        "flow": FlowMatching(),
-        "b = 0": ConsistencyFM(**{**common, "boundary": 0.0}),
-        "consistency": ConsistencyFM(**common),
-        "consistency, ema target": ConsistencyFM(**common, target="ema", target_decay=0.99),
-        "consistency, delta 0.001": ConsistencyFM(**{**common, "delta": 1e-3}),
+    anchored = {**common, "boundary": 0.0}
+    kinds: dict[str, tuple[Objective, float]] = {
+        "flow": (FlowMatching(), 0.0),
+        "b = 0": (ConsistencyFM(**anchored), 0.0),
+        "consistency": (ConsistencyFM(**common), 0.0),
+        "consistency, ema target": (ConsistencyFM(**common, target="ema", target_decay=0.99), 0.0),
+        "consistency, delta 0.001": (ConsistencyFM(**{**common, "delta": 1e-3}), 0.0),
+        "b = 0, cosine from 0.003": (ConsistencyFM(**anchored), 3e-3),
+        "consistency, cosine from 0.003": (ConsistencyFM(**common), 3e-3),
     }
     generator = torch.Generator().manual_seed(1000 + seed)
     x0 = torch.randn(sets * points, 2, generator=generator)
     real, other = (LAW.sample(sets * points, generator).float() for _ in range(2))
     out: dict[str, Any] = {"floor": distances(other, real, points), "steps": steps, "kinds": {}}
-    for name, objective in kinds.items():
+    for name, (objective, peak) in kinds.items():
         networks = build(objective, seed)
-        spent = train(objective, networks, fresh, seed=seed, steps=steps, lr=5e-4, cosine=False)
+        spent = train(objective, networks, fresh, seed=seed, steps=steps, lr=peak or 5e-4, cosine=peak > 0)
         row = {f"{n}": distances(made(objective, networks, x0, n), real, points) for n in (2, 4, 8)}
         out["kinds"][name] = {"nfe": row, "step_ms": 1e3 * spent}
         print(name, {n: round(d["wasserstein2"], 3) for n, d in row.items()}, flush=True)
@@ -140,12 +143,13 @@ def consistency(seed: int, *, scale: float, points: int, sets: int) -> dict[str,
 
 def acceleration(seed: int, *, scale: float, points: int, sets: int) -> dict[str, Any]:
     """Constant acceleration on the pairs of a flow, against a reflow on the same pairs."""
+    test = points * sets
     steps, count = max(2, round(3000 * scale)), max(4 * BATCH, round(30_000 * scale))
     teacher_objective = FlowMatching()
     teacher = build(teacher_objective, seed)
     teacher_ms = 1e3 * train(teacher_objective, teacher, fresh, seed=seed, steps=steps, lr=5e-3)
     generator = torch.Generator().manual_seed(500 + seed)
-    noise = torch.randn(count + 2000, 2, generator=generator)
+    noise = torch.randn(count + test, 2, generator=generator)
     began = time.process_time()
     with torch.no_grad():
         field = teacher_objective.field(teacher)
@@ -164,10 +168,10 @@ def acceleration(seed: int, *, scale: float, points: int, sets: int) -> dict[str
         "acceleration, h = 1": (ConstantAcceleration(coupling=GivenPairs(), speed=1.0), steps),
         "acceleration, h = 2": (ConstantAcceleration(coupling=GivenPairs(), speed=2.0), steps),
     }
-    stored, held = slice(0, 2000), slice(count, count + 2000)
-    real = LAW.sample(2000, generator).float()
+    stored, held = slice(0, 2000), slice(count, count + test)
+    real = LAW.sample(test, generator).float()
     out: dict[str, Any] = {"steps": steps, "pairs": count, "pairs_s": pairs_s, "teacher_ms": teacher_ms, "kinds": {}}
-    out["floor"] = distances(ends[held], real, 2000)
+    out["floor"] = distances(ends[held], real, points)
     for name, (objective, length) in kinds.items():
         networks = build(objective, seed + 1)
         networks["main"].load_state_dict(copy.deepcopy(teacher.main.state_dict()))
@@ -189,7 +193,7 @@ def acceleration(seed: int, *, scale: float, points: int, sets: int) -> dict[str
                 "coupling_held_out": rms(x[held] - ends[held]),
                 "inversion": rms(back - noise[held]),
                 "reconstruction": rms(again - ends[held]),
-                **distances(x[held], real, 2000),
+                **distances(x[held], real, points),
             }
         out["kinds"][name] = row
         print(name, {n: round(d["coupling_stored"], 4) for n, d in row["calls"].items()}, flush=True)
@@ -244,7 +248,8 @@ def learned(seed: int, *, scale: float, points: int, sets: int) -> dict[str, Any
                 row["aggregate"] = {
                     "mean": z.mean(0).tolist(), "covariance": spread.tolist(),
                     "variance": float(spread.diagonal().mean()),
-                    "kurtosis": float(whitened.pow(4).mean()), "kl": float(terms["kl"].mean() / objective.coupling.beta),
+                    "kurtosis": float(whitened.pow(4).mean()),
+                    "kl": float(terms["kl"].mean() / objective.coupling.beta),
                 }  # fmt: skip
                 from_encoder = made(objective, networks, batch.x0, 100)
                 row["from_encoder_100"] = distances(from_encoder, other, points)
