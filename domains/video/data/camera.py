@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ class Camera:
     """
 
     def __init__(self, model: Any, *, name: str, size: int) -> None:
-        import mujoco
-
+        # By name: the types of its compiled parts are not known.
+        self._mujoco: Any = import_module("mujoco")
+        mujoco = self._mujoco
         self._size, side = size, size * _FINE
-        self._mujoco = mujoco
         vis = model.vis
         vis.global_.offwidth = vis.global_.offheight = side
         vis.quality.shadowsize = vis.quality.offsamples = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,11 @@ class PushingTable(Scene):
 
     def __init__(self, *, size: int, length: int, pucks: int) -> None:
         try:
-            import mujoco
+            mujoco: Any = import_module("mujoco")
         except ImportError as error:
             raise UserError(f"the pushing scene needs a package ({error}): {EXTRA}") from error
-        self._mujoco, self._length, self._pucks = mujoco, length, pucks
+        self._mujoco: Any = mujoco
+        self._length, self._pucks = length, pucks
         self._model: Any = mujoco.MjModel.from_xml_string(scene_text(pucks))
         self._data: Any = mujoco.MjData(self._model)
         self._camera = Camera(self._model, name="above", size=size)
