@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import gzip
+import hashlib
+
 import numpy as np
 import pytest
 
 from domains.video.data.clips import SPLITS
 from domains.video.data.draws import uniforms
+from domains.video.data.sets import open_set
 from domains.video.data.shapes import NAMES, draw_shapes, shifted
 from domains.video.data.sprites import PALETTE, BouncingSprites
 from flowkit.errors import UserError
+
+#: Of the first eight test clips; with other clips, the set gets another version.
+DIGESTS = {"sprites-det": "6b04f13f93f8515e", "sprites-sto": "8e36901e0c901ef0"}
 
 
 def test_a_clip_is_a_function_of_seed_and_number():
@@ -138,3 +145,71 @@ def test_bad_arguments_get_one_line(options, message):
         BouncingSprites(**options).prepare()
     with pytest.raises(UserError, match="no split 'tset'"):
         BouncingSprites().split("tset")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_named_sets_stay_what_they_are():
+    for name, digest in DIGESTS.items():
+        samples = open_set(name).split("test")
+        content = samples.batch(range(8))["frames"].numpy().tobytes()
+        assert hashlib.blake2b(content, digest_size=8).hexdigest() == digest, name
+    with pytest.raises(UserError, match=r"no set 'sprites'.*sprites-det"):
+        open_set("sprites")
+
+
+@pytest.fixture
+def clothes(tmp_path):
+    rng = np.random.default_rng(0)
+    made = {}
+    for name, count in (("train", 60), ("t10k", 30)):
+        pictures = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        made[name] = pictures
+        for what, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">u4").tobytes()
+            (tmp_path / f"{name}-{what}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    return tmp_path, made
+
+
+def test_sprites_show_clothes_and_the_test_split_others(clothes):
+    folder, made = clothes
+    options = {"pictures": "fashion-mnist", "folder": str(folder), "sprites": 1, "speed": [0.0, 0.0], "frames": 3}
+    data = BouncingSprites(held_out=3, **options)
+    for name, file, first, allowed in (("train", "train", 0, range(7)), ("test", "t10k", 60, range(7, 10))):
+        samples = data.split(name)
+        known = samples.attributes(range(200))
+        assert set(known["classes"].ravel().tolist()) == set(allowed)
+        numbers = known["pictures"][:, 0] - first
+        assert (numbers >= 0).all()
+        assert np.array_equal(numbers % 10, known["classes"][:, 0])
+        middle = known["positions"][:, 0, 0] - 13.5
+        fine = np.rint(middle * 8).astype(int)
+        whole = np.flatnonzero((fine % 8 == 0).all(1))
+        assert len(whole)
+        frames = samples.read(np.arange(200))
+        for row in whole:
+            y, x = fine[row] // 8
+            assert np.array_equal(frames[row, 2, 1, y : y + 28, x : x + 28], made[file][numbers[row]])
+    assert data.statistics()["held_out"] == ["sneaker", "bag", "boot"]
+    halved = BouncingSprites(size=32, colour=True, **options).split("train")
+    assert halved.source.side == 14
+    assert halved.read(np.arange(5)).shape == (5, 3, 3, 32, 32)
+    assert set(halved.attributes(range(200))["classes"].ravel().tolist()) == set(range(10))
+
+
+def test_missing_or_broken_clothes_get_one_line(clothes):
+    folder, _ = clothes
+    options = {"pictures": "fashion-mnist", "folder": str(folder)}
+    with pytest.raises(UserError, match="side is 20"):
+        BouncingSprites(side=20, **options).prepare()
+    with pytest.raises(UserError, match="held_out is 10"):
+        BouncingSprites(held_out=10, **options).prepare()
+    file = folder / "t10k-images-idx3-ubyte.gz"
+    content = file.read_bytes()
+    for broken in (content[:200], gzip.compress(gzip.decompress(content)[:-5]), b"something else"):
+        file.write_bytes(broken)
+        with pytest.raises(UserError, match="t10k-images") as caught:
+            BouncingSprites(**options).prepare()
+        assert "\n" not in str(caught.value)
+    file.unlink()
+    with pytest.raises(UserError, match="apt-get install dataset-fashion-mnist"):
+        BouncingSprites(**options).prepare()

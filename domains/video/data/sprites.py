@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from domains.video.data.banks import Bank, Fashion, Shapes
 from domains.video.data.clips import ClipSamples, check_clip, split_number
 from domains.video.data.draws import uniforms
-from domains.video.data.shapes import NAMES, PHASES, draw_shapes, shifted
+from domains.video.data.shapes import PHASES
 from flowkit.data import DataSource, Split
 from flowkit.errors import UserError
 
@@ -34,13 +35,15 @@ class Motion:
     """Where the sprites of b clips are: K of them, T frames.
 
     Args:
-        classes: (b, K) int64 numbers of the sprites.
+        pictures: (b, K) int64 numbers of the pictures that the sprites show.
+        classes: (b, K) int64 numbers of their classes.
         colours: (b, K) int64 rows of the palette.
         corners: (b, T, K, 2) float64 upper left corners, y then x, in pixels.
         velocities: (b, T, K, 2) pixels a step, with which a sprite leaves the frame.
         bounced: (b, T, K) whether it met a wall since the frame before.
     """
 
+    pictures: np.ndarray
     classes: np.ndarray
     colours: np.ndarray
     corners: np.ndarray
@@ -53,6 +56,7 @@ class SpriteClips(ClipSamples):
 
     def __init__(self, source: BouncingSprites, name: Split, count: int) -> None:
         self.source, self.name, self.count = source, name, count
+        self._known = source.bank.numbers(name, source.held_out)
 
     def __len__(self) -> int:
         return self.count
@@ -68,8 +72,8 @@ class SpriteClips(ClipSamples):
         draws = uniforms(source.seed, self.clip_numbers(indices), sprites * (6 + steps))
         # Frames last, so that a longer clip begins as a shorter one does.
         draws = draws.reshape(len(indices), 6 + steps, sprites).swapaxes(1, 2)
-        known = np.asarray(source.classes_of(self.name))
-        classes = known[(draws[..., 0] * len(known)).astype(np.int64)]
+        pictures = self._known[(draws[..., 0] * len(self._known)).astype(np.int64)]
+        classes = source.bank.classes(pictures)
         colours = (draws[..., 1] * len(PALETTE)).astype(np.int64)
         room = float(source.size - source.side)
         speed = source.speed_range[0] + draws[..., 2] * (source.speed_range[1] - source.speed_range[0])
@@ -94,7 +98,9 @@ class SpriteClips(ClipSamples):
         every = source.stride
         met = np.stack(hits, 1)
         bounced = np.add.reduceat(met, np.r_[0, 1 : steps + 1 : every], axis=1) > 0
-        return Motion(classes, colours, np.stack(corners[::every], 1), np.stack(velocities[::every], 1), bounced)
+        return Motion(
+            pictures, classes, colours, np.stack(corners[::every], 1), np.stack(velocities[::every], 1), bounced
+        )
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Draw; where sprites overlap the brighter one is seen."""
@@ -110,18 +116,18 @@ class SpriteClips(ClipSamples):
         row, frame = np.arange(clips)[:, None], np.arange(frames)
         for k in range(sprites):
             tint = motion.colours[:, k, None] * source.colour
-            picture = source.bank[motion.classes[:, k, None], tint, phase[:, :, k, 0], phase[:, :, k, 1]]
+            drawn = motion.pictures[:, k, None], tint, phase[:, :, k, 0], phase[:, :, k, 1]
             there = (row, frame, slice(None), place[:, :, k, 0], place[:, :, k, 1])
-            windows[there] = np.maximum(windows[there], picture)
+            windows[there] = np.maximum(windows[there], source.bank.draw(*drawn))
         inside = canvas[..., :-1, :-1]
         return np.ascontiguousarray(np.broadcast_to(inside, (*inside.shape[:2], 3, *inside.shape[3:])))
 
     def attributes(self, indices: Sequence[int]) -> Mapping[str, np.ndarray]:
         """What evaluators ask for, sprites in the second axis (K of them).
 
-        ``classes`` (b, K), ``colours`` (b, K), ``direction`` (b, K) octant of the first step (0 to 7, counted from the
-        positive x axis towards the positive y axis, which points down), ``speed`` (b, K) pixels a step, ``third``
-        (b, K) third of the range of speeds, ``bounces`` (b, K) number of frames before which a wall was met,
+        ``classes``, ``pictures``, ``colours`` (b, K), ``direction`` (b, K) octant of the first step (0 to 7, counted
+        from the positive x axis towards the positive y axis, which points down), ``speed`` (b, K) pixels a step,
+        ``third`` (b, K) third of the range of speeds, ``bounces`` (b, K) number of frames before which a wall was met,
         ``positions`` (b, K, T, 2) middles of the sprites, y then x, in pixels.
         """
         rows = np.asarray(indices, dtype=np.int64)
@@ -133,6 +139,7 @@ class SpriteClips(ClipSamples):
         third = np.clip((speed - low) / max(high - low, 1e-9) * 3, 0, 2).astype(np.int64)
         return {
             "classes": motion.classes,
+            "pictures": motion.pictures,
             "colours": motion.colours,
             "direction": np.floor(angle / (np.pi / 4)).astype(np.int64) % 8,
             "speed": speed,
@@ -154,7 +161,10 @@ class BouncingSprites(DataSource):
         speed: slowest and fastest, in pixels a step; empty: size/32 to 5 size/64 (2 to 5 at 64).
         colour: each sprite has one of six colours; otherwise white.
         side: height and width of a sprite; 0: 7/16 of ``size`` (28 at 64).
-        held_out: so many of the twelve shapes are seen in the test split only, and no others there; 0: all everywhere.
+        pictures: what sprites show: twelve ``drawn`` shapes, or ``fashion-mnist`` (60,000 pictures of ten kinds of
+            clothes; those of the test split are others).
+        folder: of Fashion-MNIST's files; empty: where Debian's package dataset-fashion-mnist puts them.
+        held_out: so many of the classes are seen in the test split only, and no others there; 0: all everywhere.
         stride: steps from one frame to the next.
         clips: of the training split.
         validation: clips of the validation split.
@@ -176,6 +186,8 @@ class BouncingSprites(DataSource):
         speed: list[float] | None = None,
         colour: bool = False,
         side: int = 0,
+        pictures: Literal["drawn", "fashion-mnist"] = "drawn",
+        folder: str = "",
         held_out: int = 0,
         stride: int = 1,
         clips: int = 100_000,
@@ -187,7 +199,7 @@ class BouncingSprites(DataSource):
         self.frames, self.size, self.sprites, self.motion, self.speed = frames, size, sprites, motion, speed
         self.colour, self.side, self.held_out, self.stride = colour, side or size * 7 // 16, held_out, stride
         self.counts: dict[Split, int] = {"train": clips, "validation": validation, "test": test}
-        self.seed, self.cache = seed, cache
+        self.pictures, self.folder, self.seed, self.cache = pictures, folder, seed, cache
 
     @property
     def deterministic(self) -> bool:
@@ -201,23 +213,14 @@ class BouncingSprites(DataSource):
         return float(low), float(high)
 
     @cached_property
-    def bank(self) -> np.ndarray:
-        """All sprites in all colours at all eighths of a pixel, uint8.
+    def bank(self) -> Bank:
+        """What the sprites show.
 
-        (classes, colours, 8, 8, channels, side + 1, side + 1).
+        Raises:
+            UserError: Fashion-MNIST is asked for and not there.
         """
-        pictures, tints = draw_shapes(self.side), PALETTE if self.colour else np.full((1, 1), 255, dtype=np.uint16)
-        y, x = (phase.ravel() for phase in np.indices((PHASES, PHASES)))
-        moved = np.stack([shifted(np.repeat(picture[None], len(y), 0), y, x) for picture in pictures])
-        shape = (len(pictures), 1, PHASES, PHASES, 1, self.side + 1, self.side + 1)
-        return (moved.reshape(shape) * tints.reshape(1, len(tints), 1, 1, -1, 1, 1) // 255).astype(np.uint8)
-
-    def classes_of(self, name: str) -> range:
-        """Numbers of the sprites that a split may show."""
-        seen = len(NAMES) - self.held_out
-        if not self.held_out:
-            return range(len(NAMES))
-        return range(seen, len(NAMES)) if name == "test" else range(seen)
+        tints = PALETTE if self.colour else np.full((1, 1), 255, dtype=np.uint16)
+        return Shapes(self.side, tints) if self.pictures == "drawn" else Fashion(self.side, tints, self.folder)
 
     def prepare(self) -> None:
         """Check the arguments; there is nothing to fetch.
@@ -230,8 +233,8 @@ class BouncingSprites(DataSource):
             raise UserError(f"data.init_args.sprites is {self.sprites}: it is at least 1")
         if not 4 <= self.side < self.size:
             raise UserError(f"data.init_args.side is {self.side}: it is at least 4 and below size ({self.size})")
-        if not 0 <= self.held_out < len(NAMES):
-            raise UserError(f"data.init_args.held_out is {self.held_out}: there are {len(NAMES)} shapes")
+        if not 0 <= self.held_out < len(self.bank.names):
+            raise UserError(f"data.init_args.held_out is {self.held_out}: there are {len(self.bank.names)} classes")
         if self.speed is not None and len(self.speed) != 2:
             raise UserError(f"data.init_args.speed has {len(self.speed)} entries: give the slowest and the fastest")
         low, high = self.speed_range
@@ -258,18 +261,19 @@ class BouncingSprites(DataSource):
         """``frames``, ``size``, ``channels``, ``fps``, ``clips`` (of each split), ``source``, ``licence``, ``actions``,
         and ``classes`` (names of the sprites), ``sprites``, ``speed``, ``motion``, ``stride``, ``held_out``.
         """
+        names = self.bank.names
         return {
             "frames": self.frames,
             "size": self.size,
             "channels": 3,
             "fps": self.fps / self.stride,
             "clips": dict(self.counts),
-            "source": f"{self.sprites} bouncing sprites, {self.motion}",
-            "licence": self.licence,
+            "source": f"{self.sprites} bouncing sprites ({self.pictures}), {self.motion}",
+            "licence": self.licence if self.pictures == "drawn" else "MIT (Fashion-MNIST)",
             "actions": 0,
             "stride": self.stride,
-            "classes": list(NAMES),
-            "held_out": [NAMES[i] for i in range(len(NAMES) - self.held_out, len(NAMES))],
+            "classes": list(names),
+            "held_out": list(names[len(names) - self.held_out :]),
             "sprites": self.sprites,
             "speed": list(self.speed_range),
             "motion": self.motion,
