@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -110,20 +111,26 @@ def degree_of_intersection(
 
 
 def curvature(
-    field: Field, path: AffinePath, xs: Float[Tensor, "n b *d"], ts: Float[Tensor, " n"], *, cond: Cond | None = None
+    field: Field,
+    path: AffinePath,
+    xs: Float[Tensor, "n b *d"],
+    ts: Float[Tensor, " n"],
+    *,
+    cond: Cond | None = None,
+    of: Literal["noise", "data"] = "noise",
 ) -> Float[Tensor, " b"]:
     """Variance of x0_hat(Z_t, t) along each trajectory, summed over elements: 0 exactly where the trajectory is of
-    first order.
+    first order. With ``of="data"`` that of x1_hat, which is 0 at the same places.
 
     x0_hat = (alpha' x - alpha v) / D with the Wronskian D, so the measure does not depend on the schedule that the flow
     was trained with. Wang et al. 2024, "Rectified Diffusion" (arXiv 2410.07303).
     """
     cond = Cond() if cond is None else cond
-    sources: list[Tensor] = []
+    ends: list[Tensor] = []
     for x, time in zip(xs, ts, strict=True):
         t = time.to(x.dtype).expand(x.shape[0])
-        sources.append(path.noise(x, field(x, t, cond).v, t))
-    variance = torch.stack(sources).var(0, unbiased=False)
+        ends.append((path.noise if of == "noise" else path.data)(x, field(x, t, cond).v, t))
+    variance = torch.stack(ends).var(0, unbiased=False)
     if cond.padding is not None:
         variance = variance.where(cond.padding.expand_as(variance), variance.new_zeros(()))
     return sum_per_sample(variance)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.cond import Cond
+from flowkit.errors import UserError
 from flowkit.nn.network import Network, NetworkSpec
 
 
@@ -25,6 +26,7 @@ class MLP(Network):
         frequencies: sines and as many cosines of each time.
         labels: integer conditions (b,), name -> number of classes n; the label n is the null of a dropped condition.
         vectors: floating conditions (b, ...), name -> number of elements.
+        dropout: chance that a hidden unit is dropped in training, in [0, 1).
     """
 
     frequencies: Tensor
@@ -39,9 +41,12 @@ class MLP(Network):
         frequencies: int = 3,
         labels: dict[str, int] | None = None,
         vectors: dict[str, int] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(spec)
-        self.dimension = dimension
+        if not 0.0 <= dropout < 1.0:
+            raise UserError(f"MLP: dropout is a chance in [0, 1), not {dropout}")
+        self.dimension, self.dropout = dimension, dropout
         self.vectors = tuple(vectors or {})
         self.embeddings = nn.ModuleDict({name: nn.Embedding(n + 1, width) for name, n in (labels or {}).items()})
         self.register_buffer("frequencies", math.pi * torch.arange(1, frequencies + 1), persistent=False)
@@ -67,6 +72,8 @@ class MLP(Network):
         h = first = nn.functional.silu(h)
         for layer in self.hidden:
             h = nn.functional.silu(layer(h))
+            if self.dropout:
+                h = nn.functional.dropout(h, self.dropout, self.training)
         out: dict[str, Tensor] = {}
         for head in self.spec.heads:
             features = h if head.shape == "state" else torch.cat((first, h), 1)
