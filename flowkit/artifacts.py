@@ -90,12 +90,14 @@ def save_pretrained(
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INFO).is_file())):
         raise UserError(f"{folder} exists and is no model folder: choose another name or remove it")
     state = task.state_dict() if weights is None else weights
+    unused = tuple(task.networks.prefix(name) for name in task.networks.training_only)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(unused)} if unused else state
     info = {
         "format": FORMAT,
         "flowkit": __version__,
         "plugin": type(task).__module__,
         "task": type(task).__name__,
-        "parameters": sum(p.numel() for p in task.parameters()),
+        "parameters": sum(p.numel() for name, p in task.named_parameters() if name in state),
         "statistics": dict(statistics or {}),
         **asdict(card),
     }
@@ -262,11 +264,17 @@ def _load_weights(task: Task, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    left_out: list[str] = []
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated or damaged: {plugins.one_line(error)}") from None
     wanted = task.state_dict()
+    for name in task.networks.training_only:  # model folders leave them out, runs have them
+        prefix = task.networks.prefix(name)
+        if not any(key.startswith(prefix) for key in stored):
+            left_out.append(name)
+            wanted = {key: tensor for key, tensor in wanted.items() if not key.startswith(prefix)}
     missing, unknown = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
     if missing or unknown:
         parts = [
@@ -279,4 +287,6 @@ def _load_weights(task: Task, path: Path) -> None:
         if tensor.shape != wanted[key].shape:
             shapes = f"{key} has shape {tuple(tensor.shape)}, the task wants {tuple(wanted[key].shape)}"
             raise UserError(f"{path} does not fit its recipe: {shapes}")
-    task.load_state_dict(stored)
+    task.load_state_dict(stored, strict=not left_out)
+    for name in left_out:
+        task.networks.came_without(name)

@@ -82,6 +82,17 @@ class Networks(nn.Module):
     def __iter__(self) -> Iterator[str]:
         return iter(self.by_name)
 
+    def prefix(self, name: str) -> str:
+        """What names of the network's tensors in a task's state begin with."""
+        return f"networks.by_name.{name}."
+
+    def came_without(self, name: str) -> None:
+        """The network was not stored: one that follows another begins as its copy again, any other is removed."""
+        if name in self.leaders:
+            self.follow(name)
+        else:
+            del self.by_name[name]
+
     @property
     def main(self) -> Network:
         """The network that is trained and sampled."""
@@ -121,6 +132,9 @@ class Objective(nn.Module, ABC):
         generator: RandomSource | None = None,
     ) -> Loss:
         """The training loss of one batch."""
+
+    def check_sampler(self, sampler: Sampler, span: tuple[float, float] = (0.0, 1.0)) -> None:
+        """Refuse, with a ``UserError``, a sampler that the objective cannot honour; called before training, too."""
 
     def after_step(self, networks: Networks, step: int) -> None:
         """Called once after each optimiser step (for targets that follow)."""

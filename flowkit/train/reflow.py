@@ -95,6 +95,7 @@ class Reflow:
         store = folder / PAIRS
         recipe = self._student(teacher, guide, store, digest, distil)
         built = recipe.build()
+        built.task.objective.check_sampler(built.sampler)
         _begin_as(built.task, guide.task)
         self._make(guide, built, store, digest, str(teacher))
         del guide  # its memory is wanted
@@ -231,7 +232,7 @@ def _begin_as(student: Task, teacher: Task) -> None:
     """Copy the teacher's state. The objective's own may differ (another law of times), and another objective may have
     networks that the teacher lacks, which begin afresh, or lack some of the teacher's."""
     given, wanted = teacher.state_dict(), student.state_dict()
-    alone = tuple(f"networks.by_name.{name}." for name in {*student.networks} ^ {*teacher.networks})
+    alone = tuple(student.networks.prefix(name) for name in {*student.networks} ^ {*teacher.networks})
     strange = [
         name
         for name in sorted({*given, *wanted})

@@ -54,6 +54,7 @@ class Run:
             precision=trainer.precision, device=trainer.device, accumulate=trainer.accumulate,
             several_phases=len(phases) > 1,
         )  # fmt: skip
+        task.objective.check_sampler(sampler)
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.teacher = None if teacher is None else teacher.to(self.device)
         self.checkpoints = Checkpoints(folder, keep=trainer.keep, mode=trainer.mode)
