@@ -40,7 +40,7 @@ def fit(
     width: int = 128,
     build: Callable[..., Networks] | None = None,
 ) -> Networks:
-    """Train and return the averaged weights. ``batches(n, generator)`` gives a batch of n; ``start`` is what to begin as."""
+    """Train and return the averaged weights. ``batches(n, generator)`` gives n samples; ``start``: what to begin as."""
     torch.manual_seed(seed)
     networks = (
         Networks.build(objective.needs(), lambda spec: MLP(spec, dimension=2, width=width, depth=3))

@@ -93,9 +93,8 @@ def show(runs: Sequence[Results]) -> None:
     print(f"| real | {statistics.mean(one['floor']['wasserstein2'] for one in runs):.4g} | | | | | |")
     for one in runs:
         w2, order, s = (one["student"][key] / one["teacher"][key] for key in (keys[0], *keys[4:]))
-        print(
-            f"seed {one['seed']}: W2 at one step {w2:.3f} of the teacher's, first-orderness 1/{1 / order:.1f}, S {s:.2f}"
-        )
+        ratios = f"W2 at one step {w2:.3f}, first-orderness 1/{1 / order:.1f}, S {s:.2f}"
+        print(f"seed {one['seed']}: student over teacher: {ratios}")
 
 
 def main() -> None:
