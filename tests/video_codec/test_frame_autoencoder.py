@@ -48,6 +48,8 @@ def test_a_user_encodes_and_decodes(codec_run, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=message):
             codec.encode(wrong)
+    with pytest.raises(UserError, match="0 to 63, not 64 to 64"):
+        codec.decode_codes(torch.full((1, 2, 2), 64))
     saved = flowkit.from_pretrained(codec_run)
     folder = flowkit.save_pretrained(tmp_path / "model", saved.task, recipe=saved.recipe)
     assert torch.equal(flowkit.load(folder).encode(frames), latents)
@@ -93,6 +95,7 @@ def test_frames_are_drawn_from_all_of_the_clip():
     assert x1.shape == (200, 3, 3, 16, 16)
     times = ((x1[:, :, 0, 0, 0] + 1) * 127.5).round()
     assert torch.equal(times.unique(), torch.arange(4.0))
+    assert all(len(set(row)) == 3 for row in times.tolist())
     half = made.prepare({"frames": frames[100:]}, Rows(0, first=100, total=200)).x1
     assert torch.equal(half, x1[100:])
 

@@ -156,8 +156,3 @@ def test_mistakes_get_one_line(options):
     with pytest.raises(UserError, match="VectorQuantiser") as caught:
         quantiser(**options)
     assert "\n" not in str(caught.value)
-
-
-def test_numbers_that_are_no_codes():
-    with pytest.raises(UserError, match="0 to 15"):
-        quantiser().vectors(torch.tensor([[[16]]]))

@@ -71,6 +71,9 @@ class FrameCodec:
         Raises:
             UserError: a number that is no code's.
         """
+        size = self.network.codes
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise UserError(f"codes are 0 to {size - 1}, not {int(codes.min())} to {int(codes.max())}")
         return self.decode(self.network.quantiser.vectors(codes.to(self.task.device)))
 
     def __call__(self, frames: Any) -> UInt8[Tensor, "n c h w"]:

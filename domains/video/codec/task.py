@@ -48,7 +48,7 @@ class FrameAutoencoder(Task):
         critic_weight: weight of a critic of patches, which makes frames sharper at some cost in PSNR; 0: no critic.
         critic_start: first step of the critic: the autoencoder shall know the frames' rough looks before.
         critic_channels: of the critic's first layer.
-        frames_per_clip: frames drawn from each clip of a batch.
+        frames_per_clip: frames drawn from each clip of a batch, no frame twice.
         evaluate_frames: at most so many frames in evaluations.
 
     Raises:
@@ -124,10 +124,11 @@ class FrameAutoencoder(Task):
                 return
 
     def prepare(self, raw: RawBatch, generator: RandomSource | None = None) -> Batch:
-        """Draw ``frames_per_clip`` frames of each clip; x1 is (b, k, c, h, w) in [-1, 1]."""
+        """Draw ``frames_per_clip`` frames of each clip (all of a shorter one); x1 is (b, k, c, h, w) in [-1, 1]."""
         frames = raw["frames"]
         n, length = frames.shape[:2]
-        drawn = (uniform((n, self.frames_per_clip), generator, device=frames.device) * length).long()
+        drawn = uniform((n, length), generator, device=frames.device)
+        drawn = drawn.topk(min(self.frames_per_clip, length)).indices
         return Batch(x1=scaled(frames[torch.arange(n, device=frames.device)[:, None], drawn]))
 
     def forward(
