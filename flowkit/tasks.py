@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
+from flowkit.errors import UserError
 from flowkit.objectives.objective import Loss, Networks, Objective
 from flowkit.objectives.phase import Phase
 from flowkit.procedures.pair_data import pair_batch
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 
-__all__ = ["Phase", "Presentation", "Task"]
+__all__ = ["Phase", "Presentation", "Report", "Task"]
 
 
 @runtime_checkable
@@ -32,6 +33,23 @@ class Presentation(Protocol):
     def save(self, stem: Path) -> Path:
         """Write beside ``stem`` with the right suffix (atomically) and return the path."""
         ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``flowkit evaluate`` tells.
+
+    Args:
+        metrics: numbers by name.
+        table: rows to print instead of the metrics, their head first.
+        details: plain data for JSON: curves, settings.
+        notes: what a reader of the numbers must know.
+    """
+
+    metrics: Mapping[str, float]
+    table: Sequence[Sequence[str]] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 class Task(nn.Module, ABC):
@@ -111,6 +129,24 @@ class Task(nn.Module, ABC):
         self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
     ) -> dict[str, float]:
         """Metrics of the validation or test split, besides the loss that the trainer measures itself."""
+
+    def report(
+        self,
+        samples: Samples,
+        *,
+        sampler: Sampler,
+        seed: int = 0,
+        limit: int | None = None,
+        request: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """What ``flowkit evaluate`` tells: :meth:`evaluate`, where a domain has no more to say.
+
+        ``request`` holds what was asked for besides (``samples``, ``metrics``, ...); a :class:`UserError` refuses what
+        the domain does not know.
+        """
+        for key in request or {}:
+            raise UserError(f"{type(self).__name__} is measured without {key!r}: leave it out")
+        return Report(self.evaluate(samples, sampler=sampler, seed=seed, limit=limit))
 
     def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
         """A few samples to look at or listen to."""

@@ -1,21 +1,21 @@
-"""How a predictor is judged: held-out clips are gone on with after their first frames, beside copying the last one."""
+"""How a predictor is judged while it trains, and what it shows: held-out clips are gone on with after their first
+frames."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
 
-from domains.video.metrics import best_of, copy_last, finite_mean, psnr, ssim
+from domains.video.evaluation.measuring import PSNR, SSIM, Measured, actions_of, measure
+from domains.video.metrics import finite_mean
+from domains.video.predicting import predict
 from domains.video.present import side_by_side
-from domains.video.river import pixels, scaled
+from domains.video.river import pixels
 from flowkit.errors import UserError, nearest
-from flowkit.random import Rows, mix_seed
+from flowkit.random import mix_seed
 from flowkit.solvers.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -23,104 +23,53 @@ if TYPE_CHECKING:
     from flowkit.data import Samples
     from flowkit.tasks import Presentation
 
-#: Clips at once in evaluations; clips and samples a clip that are shown.
-_BATCH, _SHOWN, _SAMPLES = 64, 3, 3
+#: Clips and samples a clip that are shown.
+_SHOWN, _SAMPLES = 3, 3
 
 
-class Predicted(NamedTuple):
-    """Predictions of a batch of clips: frames in [-1, 1], and (b,) counts of each frame."""
-
-    frames: Float[Tensor, "b n c h w"]
-    evaluations: Int[Tensor, "b n"]
-    network_calls: Int[Tensor, "b n"]
-    failed: Int[Tensor, "b n"]
-
-
-@torch.no_grad()
-def predict(
-    task: RiverTask,
-    context: UInt8[Tensor, "b k c h w"],
-    frames: int,
-    *,
-    sampler: Sampler,
-    seed: int = 0,
-    first: int = 0,
-    actions: Float[Tensor, "b n A"] | None = None,
-) -> Predicted:
-    """``frames`` frames after ``context``.
-
-    The draws of row i in frame j are a function of (seed, j, first + i), so they do not depend on how clips are cut
-    into batches.
-    """
-    total = first + context.shape[0]
-
-    def noise(frame: int) -> Rows:
-        return Rows(mix_seed(seed, 0x51E, frame), first=first, total=total)
-
-    solutions = list(islice(task.roll(context, sampler=sampler, noise=noise, actions=actions), frames))
-    return Predicted(
-        torch.stack([task.decode(s.x) for s in solutions], 1),
-        torch.stack([s.evaluations for s in solutions], 1),
-        torch.stack([s.network_calls for s in solutions], 1),
-        torch.stack([(s.status != 0).long() for s in solutions], 1),
-    )
-
-
-@torch.no_grad()
 def judge(
     task: RiverTask, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
 ) -> dict[str, float]:
-    """Measures on held-out clips (at most ``limit`` and ``task.evaluate_clips``, evenly spread).
+    """Measures on held-out clips (at most ``limit`` and ``task.evaluate_clips``, evenly spread), without the heavy
+    ones: for these see :func:`domains.video.evaluation.protocol.report`.
 
     Returns:
-        ``psnr``, ``ssim``: of the first sample, mean over the predicted frames and the clips; ``psnr_first``: of the
-        first predicted frame; ``psnr_best``, ``ssim_best``: of each clip's best of ``evaluate_samples``;
-        ``psnr_copy``, ``ssim_copy``, ``psnr_copy_first``: of copying the last known frame; ``psnr_codec``: of the true
-        frames through the codec, the ceiling (left out where the codec is lossless); ``nfe``, ``network_calls`` a
-        frame; ``failed``: share of solves that did not arrive.
+        See :func:`frame_metrics`.
     """
     count = min(len(samples), task.evaluate_clips, len(samples) if limit is None else limit)
     if not count:
         return {}
-    chosen = np.linspace(0, len(samples) - 1, count).astype(np.int64)
-    columns: dict[str, list[Tensor]] = {}
-
-    def add(**values: Tensor) -> None:
-        for name, value in values.items():
-            columns.setdefault(name, []).append(value.double().cpu())
-
-    structure = task.size > 5
-    for start in range(0, count, _BATCH):
-        raw = samples.batch(chosen[start : start + _BATCH].tolist())
-        clips = raw["frames"].to(task.device)
-        context, true = clips[:, : task.context], scaled(clips[:, task.context :])
-        made = [
-            predict(task, context, true.shape[1], sampler=sampler, seed=mix_seed(seed, number), first=start,
-                    actions=_actions(task, raw))
-            for number in range(task.evaluate_samples)
-        ]  # fmt: skip
-        curves = torch.stack([psnr(sample.frames, true) for sample in made])
-        copied = copy_last(scaled(context), true.shape[1])
-        copy = psnr(copied, true)
-        add(
-            psnr=curves[0], psnr_first=curves[0, :, 0], psnr_best=best_of(curves), psnr_copy=copy,
-            psnr_copy_first=copy[:, 0], psnr_codec=psnr(_through(task, true), true), nfe=made[0].evaluations,
-            network_calls=made[0].network_calls, failed=made[0].failed,
-        )  # fmt: skip
-        if structure:
-            alike = torch.stack([ssim(sample.frames, true) for sample in made])
-            add(ssim=alike[0], ssim_best=best_of(alike), ssim_copy=ssim(copied, true))
-    found = {name: finite_mean(torch.cat([v.flatten() for v in values])) for name, values in columns.items()}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+    chosen = np.linspace(0, len(samples) - 1, count).astype(np.int64).tolist()
+    measures = (PSNR, SSIM) if task.size > 5 else (PSNR,)
+    return frame_metrics(
+        measure(task, samples, chosen, sampler=sampler, seed=seed, number=task.evaluate_samples, measures=measures)
+    )
 
 
-def _through(task: RiverTask, frames: Float[Tensor, "b n c h w"]) -> Tensor:
-    return task.decode(task.codec.encode(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])
+def frame_metrics(found: Measured) -> dict[str, float]:
+    """Means over predicted frames and clips; what is not finite (the ceiling of a lossless codec) is left out.
 
-
-def _actions(task: RiverTask, raw: Mapping[str, Any]) -> Tensor | None:
-    """Those from the last context frame on."""
-    return raw["actions"][:, task.context - 1 :].to(task.device) if task.actions else None
+    Returns:
+        ``psnr``, ``ssim``, ...: of the first sample; ``psnr_first``: its first predicted frame; ``psnr_best``: each
+        clip's best sample by this measure; ``psnr_mean``: all samples, with ``psnr_deviation`` of the samples of a
+        clip; ``psnr_copy`` (and ``psnr_copy_first``): copying the last known frame; ``psnr_codec``: the true frames
+        through the codec, the ceiling; ``diversity_...``: distance between samples of a clip; ``nfe``,
+        ``network_calls`` a frame; ``failed``: share of solves that did not arrive.
+    """
+    values: dict[str, float] = {}
+    for name, kinds in found.curves.items():
+        for kind, curve in kinds.items():
+            values[name if kind == "first" else f"{name}_{kind}"] = finite_mean(curve)
+        if name == "psnr":
+            values |= {
+                "psnr_first": finite_mean(kinds["first"][:, 0]),
+                "psnr_copy_first": finite_mean(kinds["copy"][:, 0]),
+            }
+        if name in found.deviations:
+            values[f"{name}_deviation"] = finite_mean(found.deviations[name])
+    values |= {f"diversity_{name}": finite_mean(rows) for name, rows in found.diversity.items()}
+    values |= {name: finite_mean(rows) for name, rows in found.counts.items()}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 @torch.no_grad()
@@ -137,7 +86,7 @@ def exhibit(task: RiverTask, samples: Samples, *, sampler: Sampler, seed: int = 
     for number in range(_SAMPLES):
         made = predict(
             task, context, clips.shape[1] - task.context, sampler=sampler, seed=mix_seed(seed, number),
-            actions=_actions(task, raw),
+            actions=actions_of(task, raw),
         )  # fmt: skip
         panels.append(torch.cat([context, pixels(made.frames)], 1).cpu().numpy())
     rows = [[panel[row] for panel in panels] for row in range(len(chosen))]

@@ -27,7 +27,7 @@ from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.objectives.objective import Networks, Objective
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
-from flowkit.tasks import Presentation, Task
+from flowkit.tasks import Presentation, Report, Task
 
 #: Training frames that a codec may take statistics of.
 _CODEC_FRAMES = 256
@@ -217,6 +217,21 @@ class RiverTask(Task):
 
         with self.evaluating():
             return judge(self, samples, sampler=sampler, seed=seed, limit=limit)
+
+    def report(
+        self,
+        samples: Samples,
+        *,
+        sampler: Sampler,
+        seed: int = 0,
+        limit: int | None = None,
+        request: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """See :func:`domains.video.evaluation.protocol.report`."""
+        from domains.video.evaluation.protocol import report
+
+        with self.evaluating():
+            return report(self, samples, sampler=sampler, seed=seed, limit=limit, request=request)
 
     def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
         """Predictions beside the truth; see :func:`domains.video.judge.exhibit`."""

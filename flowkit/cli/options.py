@@ -131,6 +131,28 @@ def trainer_class() -> type:
     return Trainer
 
 
+def add_request_argument(parser: argparse.ArgumentParser, told: str) -> None:
+    """``--request KEY=VALUE``, for what only the domain understands."""
+    parser.add_argument("--request", action="append", default=[], metavar="KEY=VALUE", help=told)
+
+
+def request(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``--request`` gave, values read as YAML.
+
+    Raises:
+        UserError: an item that is no KEY=VALUE.
+    """
+    from flowkit.config.yamlfile import parse_yaml
+
+    found: dict[str, Any] = {}
+    for item in args.request:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--request {item!r}: expected KEY=VALUE")
+        found[key] = parse_yaml(value, f"--request {key}")
+    return found
+
+
 def print_json(value: Any) -> None:
     """Write ``value`` as JSON on standard output."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False, default=str)

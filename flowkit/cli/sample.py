@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from flowkit.cli import options
-from flowkit.config.yamlfile import parse_yaml
 from flowkit.errors import UserError
 
 EXAMPLE = "example:\n  flowkit sample runs/mixture -n 1000 --steps 4 --solver Midpoint --out samples"
@@ -18,13 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_sampler_arguments(parser)
     parser.add_argument("-n", "--number", type=int, default=4, help="how many samples (default 4)")
     parser.add_argument("--out", default="samples", metavar="FOLDER", help="where the files go (default samples)")
-    parser.add_argument(
-        "--request",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="what to sample, as the domain understands it (a label, a text)",
-    )
+    options.add_request_argument(parser, "what to sample, as the domain understands it (a label, a text)")
     parser.set_defaults(overrides=True)
 
 
@@ -32,12 +24,7 @@ def run(args: argparse.Namespace) -> None:
     """Sample and say where the files are."""
     if args.number < 1:
         raise UserError(f"--number {args.number}: at least 1")
-    request: dict[str, Any] = {}
-    for item in args.request:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"--request {item!r}: expected KEY=VALUE")
-        request[key] = parse_yaml(value, f"--request {key}")
+    request = options.request(args)
     loaded = options.load_run(args)
     results = loaded.task.sample(args.number, sampler=loaded.sampler, seed=args.seed, request=request or None)
     folder = options.output_folder(args.out)
