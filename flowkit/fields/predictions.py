@@ -2,7 +2,8 @@
 
 One loss kernel serves every prediction: a squared error of the output equals the squared error of the velocity divided
 by :meth:`Prediction.velocity_factor`. With D = alpha' sigma - alpha sigma' and q = alpha^2 + sigma^2,
-|dv|^2 = (D/sigma)^2 |dx1|^2 = (D/alpha)^2 |dx0|^2 = (D sigma/alpha)^2 |dscore|^2 = (D/q)^2 |dF|^2.
+|dv|^2 = (D/sigma)^2 |dx1|^2 = (D/alpha)^2 |dx0|^2 = (D sigma/alpha)^2 |dscore|^2 = (D/q)^2 |dF|^2, and for the
+displacement G = (x0 - x1) / sqrt 2 |dv|^2 = 2 D^2 / (alpha + sigma)^2 |dG|^2.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from flowkit.paths.affine import AffinePath
 from flowkit.paths.path import Path, Point
 from flowkit.tensors import like
 
-__all__ = ["DataPrediction", "DiffusionVelocity", "NoisePrediction", "Prediction", "ScorePrediction", "Velocity"]
+__all__ = [
+    "DataPrediction",
+    "DiffusionVelocity",
+    "Displacement",
+    "NoisePrediction",
+    "Prediction",
+    "ScorePrediction",
+    "Velocity",
+]
 
 
 class Prediction(ABC):
@@ -137,3 +146,25 @@ class DiffusionVelocity(Prediction):
         affine = _affine(path, self)
         alpha, sigma, _, _ = affine.coefficients(t)
         return (affine.wronskian(t) / (alpha.square() + sigma.square())).square()
+
+
+class Displacement(Prediction):
+    """(x0 - x1) / sqrt 2, the output of i-DODE's straight path (Zheng et al. 2023, arXiv 2305.03935): regular at both
+    ends, and as large whatever the speed at which the path is run through."""
+
+    def target(self, point: Point, path: Path) -> Float[Tensor, "b *d"]:
+        return (point.x0 - point.x1) * 0.5**0.5
+
+    def to_velocity(
+        self, output: Float[Tensor, "b *d"], x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], path: Path
+    ) -> Float[Tensor, "b *d"]:
+        affine = _affine(path, self)
+        alpha, sigma, d_alpha, d_sigma = affine.coefficients(t)
+        # x1 = (x - sqrt 2 sigma G) / (alpha + sigma) and x0 = (x + sqrt 2 alpha G) / (alpha + sigma).
+        over = 1.0 / (alpha + sigma)
+        return like((d_alpha + d_sigma) * over, x) * x - like(2.0**0.5 * affine.wronskian(t) * over, x) * output
+
+    def velocity_factor(self, t: Float[Tensor, " b"], path: Path) -> Float[Tensor, " b"]:
+        affine = _affine(path, self)
+        alpha, sigma, _, _ = affine.coefficients(t)
+        return 2.0 * (affine.wronskian(t) / (alpha + sigma)).square()

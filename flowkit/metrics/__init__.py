@@ -1,5 +1,6 @@
 """Measures that need no domain: straightness, cost, evaluations, distances between point sets and between features."""
 
+from flowkit.metrics.dequantisers import Dequantiser, TruncatedNormal, Uniform, code_bound, mass_bits_per_dim
 from flowkit.metrics.frechet import frechet_distance
 from flowkit.metrics.point_sets import energy_distance, wasserstein2
 from flowkit.metrics.quantised import bits_per_dim, dequantise, dequantised_bound
@@ -14,8 +15,12 @@ from flowkit.metrics.straightness import (
 from flowkit.metrics.transport import count_summary, transport_cost, truncation_error
 
 __all__ = [
+    "Dequantiser",
     "Straightness",
+    "TruncatedNormal",
+    "Uniform",
     "bits_per_dim",
+    "code_bound",
     "count_summary",
     "curvature",
     "degree_of_intersection",
@@ -23,6 +28,7 @@ __all__ = [
     "dequantised_bound",
     "energy_distance",
     "frechet_distance",
+    "mass_bits_per_dim",
     "straightness",
     "straightness_by_energy",
     "straightness_of_pieces",

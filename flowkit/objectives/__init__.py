@@ -5,10 +5,12 @@ from flowkit.objectives.consistency_fm import ConsistencyFM
 from flowkit.objectives.constant_acceleration import ConstantAcceleration
 from flowkit.objectives.distance import Distance, PseudoHuber, SquaredError
 from flowkit.objectives.flow_matching import FlowMatching
+from flowkit.objectives.idode import IDODE
 from flowkit.objectives.objective import Loss, Networks, Objective
 from flowkit.objectives.regression import Regression
 
 __all__ = [
+    "IDODE",
     "AdaFlow",
     "ConsistencyFM",
     "ConstantAcceleration",

@@ -4,6 +4,7 @@ from flowkit.paths.affine import AffinePath, Coefficients
 from flowkit.paths.constant_acceleration import ConstantAccelerationPath
 from flowkit.paths.diffusion import DiffusionPath
 from flowkit.paths.linear import LinearPath
+from flowkit.paths.log_snr import SPLogSNRPath, VPLogSNRPath
 from flowkit.paths.path import Path, Point
 from flowkit.paths.power import PowerPath
 from flowkit.paths.trigonometric import TrigonometricPath
@@ -19,7 +20,9 @@ __all__ = [
     "Path",
     "Point",
     "PowerPath",
+    "SPLogSNRPath",
     "TrigonometricPath",
     "VEPath",
     "VPBetaPath",
+    "VPLogSNRPath",
 ]

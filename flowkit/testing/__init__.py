@@ -3,5 +3,12 @@
 from flowkit.testing.joint import JointGaussian
 from flowkit.testing.mixture import GaussianMixture, MixtureField
 from flowkit.testing.network import ExactNetwork
+from flowkit.testing.quantised import QuantisedMixture
 
-__all__ = ["ExactNetwork", "GaussianMixture", "JointGaussian", "MixtureField"]
+__all__ = [
+    "ExactNetwork",
+    "GaussianMixture",
+    "JointGaussian",
+    "MixtureField",
+    "QuantisedMixture",
+]

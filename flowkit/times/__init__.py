@@ -4,6 +4,7 @@ from flowkit.times.exponential import ExponentialTimes
 from flowkit.times.grids import EDMGrid, ShiftedGrid, SigmoidGrid, UniformGrid
 from flowkit.times.law import TimeGrid, TimeLaw, Times
 from flowkit.times.laws import GridTimes, ImportanceTimes, LogitNormalTimes, StratifiedTimes, UniformTimes, UShapedTimes
+from flowkit.times.likelihood import LikelihoodTimes
 from flowkit.times.segments import SegmentGrid, Segments
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ExponentialTimes",
     "GridTimes",
     "ImportanceTimes",
+    "LikelihoodTimes",
     "LogitNormalTimes",
     "SegmentGrid",
     "Segments",
