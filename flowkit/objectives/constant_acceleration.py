@@ -64,7 +64,7 @@ class ConstantAcceleration(FlowMatching):
         velocity_input: tell the acceleration the initial velocity; False only to see what that is good for.
         velocity_steps: first so many steps train the velocity alone, all others the acceleration alone; 0 trains both
             at once (their parameters are separate, but encoders of the condition learn from both).
-        distance: what is minimised: ``SquaredError``, ``PseudoHuber``, or a plugin's (perceptual) distance.
+        distance: what is minimised instead of the square, such as ``PseudoHuber`` or a plugin's (perceptual) one.
         source, coupling, times, drop_condition, drop_names: see :class:`FlowMatching`. ``flowkit reflow RUN
             --task.objective ConstantAcceleration`` trains it on pairs of RUN.
 
@@ -79,8 +79,8 @@ class ConstantAcceleration(FlowMatching):
         velocity_at: Literal["path", "start"] = "path",
         velocity_input: bool = True,
         velocity_steps: int = 0,
-        distance: Distance = SquaredError(),  # noqa: B008  (stateless; recipes read the default from this line)
-        source: Source = Gaussian(),  # noqa: B008
+        distance: Distance | None = None,
+        source: Source = Gaussian(),  # noqa: B008  (stateless; recipes read the default from this line)
         coupling: Coupling = Independent(),  # noqa: B008
         times: TimeLaw = UniformTimes(),  # noqa: B008
         drop_condition: float = 0.0,
@@ -96,7 +96,7 @@ class ConstantAcceleration(FlowMatching):
                 f"ConstantAcceleration: velocity_at={velocity_at!r}, velocity_steps={velocity_steps}: known are path "
                 "and start, and at least 0"
             )
-        self.parabola, self.speed, self.distance = path, speed, distance
+        self.parabola, self.speed, self.measure = path, speed, SquaredError() if distance is None else distance
         self.velocity_at: Literal["path", "start"] = velocity_at
         self.velocity_input, self.velocity_steps = velocity_input, velocity_steps
 
@@ -159,19 +159,19 @@ class ConstantAcceleration(FlowMatching):
     def _velocity_error(
         self, v: Tensor, xt: Tensor, t: Tensor, x0: Tensor, x1: Tensor, keep: Tensor | None
     ) -> Float[Tensor, " b"]:
-        if not self.distance.of_data:
-            return self.distance(v, self.parabola.initial_velocity(x0, x1), keep)
+        if not self.measure.of_data:
+            return self.measure(v, self.parabola.initial_velocity(x0, x1), keep)
         # On the parabola of h (x1 - x0), x1 - x_t = (x1 - x0) (1 - t^2 - h (t - t^2)).
         s = like(t, xt)
-        return self.distance(xt + v * ((1.0 - s * s) / self.speed - (s - s * s)), x1, keep)
+        return self.measure(xt + v * ((1.0 - s * s) / self.speed - (s - s * s)), x1, keep)
 
     def _acceleration_error(
         self, a: Tensor, xt: Tensor, t: Tensor, v0: Tensor, x0: Tensor, x1: Tensor, keep: Tensor | None
     ) -> Float[Tensor, " b"]:
-        if not self.distance.of_data:
-            return self.distance(a, self.parabola.acceleration(x0, x1, v0), keep)
+        if not self.measure.of_data:
+            return self.measure(a, self.parabola.acceleration(x0, x1, v0), keep)
         s = like(t, xt)
-        return self.distance(xt + v0 * (1.0 - s) + a * (0.5 * (1.0 - s * s)), x1, keep)
+        return self.measure(xt + v0 * (1.0 - s) + a * (0.5 * (1.0 - s * s)), x1, keep)
 
     def field(self, networks: Networks) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
         """There is none of the state and the time alone.
