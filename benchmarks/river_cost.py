@@ -1,6 +1,6 @@
 """What a predicted frame costs: FVD against network calls, the published sampling loop beside better solvers and grids.
 
-One trained model (``video/river-sprites-small``), clips of 16 frames, 5 known and 11 predicted. The official code
+One trained model of sprites (``video/river-sprites``), clips of 16 frames, 5 known and 11 predicted. The official code
 integrates each frame by the 3/8 rule of Runge and Kutta on linspace(0, 1, 100), the past frame drawn anew at each of
 the 396 calls. Ours: other solvers, fewer steps, other grids, other dials. Reported: FVD and attribute FVD against real
 clips that were not gone on with (N, deviation of 3 resamplings, real against real), PSNR, network calls and
@@ -8,7 +8,7 @@ milliseconds a frame at batch 1 and 16.
 
 Asked: at most 19 calls (20 times fewer than 396) at no worse FVD.
 
-    python benchmarks/river_cost.py --run runs/river-sprites-small --i3d i3d.safetensors
+    python benchmarks/river_cost.py --run runs/river-sprites --i3d i3d.safetensors
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.video.frechet import Frechet, joined
 from benchmarks.video.training import continued, dialled, every_clip, machine, wait
+from domains.video.data.resident import ResidentClips
 from domains.video.data.sprites import BouncingSprites
 from domains.video.metrics import copy_last, psnr
 from domains.video.river import RiverTask, scaled
@@ -91,11 +92,14 @@ def milliseconds(task: RiverTask, context: torch.Tensor, sampler: Sampler, devic
 class Measurement:
     """The clips, their features, and a row for each sampler."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, data: Any) -> None:
         self.device, self.seed = args.device, args.seed
+        trained: Any = data.source if isinstance(data, ResidentClips) else data
+        motion: Any = trained.motion
         source = BouncingSprites(
-            frames=FRAMES, size=64, sprites=2, colour=True, held_out=2, validation=args.clips + 2 * args.count
-        )
+            frames=FRAMES, size=trained.size, sprites=trained.sprites, motion=motion, colour=trained.colour,
+            held_out=trained.held_out, validation=args.clips + 2 * args.count,
+        )  # fmt: skip
         clips = every_clip(source.split("validation"), args.clips + 2 * args.count)
         self.clips, real = clips[: args.clips], clips[args.clips :]
         self.frechet = Frechet(
@@ -163,8 +167,9 @@ def main(argv: list[str] | None = None) -> None:
     began = time.perf_counter()
     if args.device != "cpu":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    task: Any = from_pretrained(args.run, device=args.device).task
-    measurement = Measurement(args)
+    artifact = from_pretrained(args.run, device=args.device, with_data=True)
+    task: Any = artifact.task
+    measurement = Measurement(args, artifact.data)
     rows: dict[str, Any] = {}
 
     def note(name: str, row: dict[str, Any]) -> None:

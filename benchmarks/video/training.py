@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from domains.video.judge import predict
@@ -34,9 +35,11 @@ def fit(
     ema: float = 0.999,
     seed: int = 0,
     device: str = "cuda",
+    best: int = 0,
     **others: Any,
 ) -> dict[str, float]:
-    """Train by :class:`Trainer` (bf16 and CUDA graphs on a GPU); the task keeps the averaged weights.
+    """Train by :class:`Trainer` (bf16 and CUDA graphs on a GPU); the task keeps the averaged weights, with ``best``
+    those of the smallest validation loss, which is measured each ``best`` steps.
 
     Returns:
         ``steps``, ``seconds``, ``clips_per_second`` and the last ``loss``.
@@ -46,7 +49,7 @@ def fit(
         "steps": steps, "seconds": seconds, "batch": batch, "lr": lr, "ema": ema, "schedule": "cosine",
         "warmup": min(500, steps // 10), "clip": 1.0, "optimiser": AdamW(weight_decay=5e-6),
         "precision": "bf16" if on_gpu else "fp32", "graphs": on_gpu, "device": "auto" if on_gpu else "cpu",
-        "evaluate_every": 0, "sample_every": 0, "checkpoint_every": 0, "log_every": max(min(500, steps // 10), 1),
+        "evaluate_every": best, "sample_every": 0, "checkpoint_every": 0, "log_every": max(min(500, steps // 10), 1),
         "tensorboard": False, "progress": False, "prefetch": 0,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="river-") as folder:
@@ -55,6 +58,9 @@ def fit(
             task, data, sampler=Sampler(), seed=seed, folder=Path(folder), recipe_text=""
         )
         took = time.perf_counter() - began
+        if best:
+            kept = Path(folder) / "checkpoints" / "best"
+            task.load_state_dict(load_file(kept / "model" / "model.safetensors"))
     task.eval()
     done = int(told["steps"])
     return {
@@ -62,6 +68,7 @@ def fit(
         "seconds": took,
         "clips_per_second": done * batch / float(told.get("seconds") or took),
         "loss": float(told.get("metrics", {}).get("train/loss", float("nan"))),
+        **({"best_step": float((told.get("best") or {}).get("step", done))} if best else {}),
     }
 
 
