@@ -1,4 +1,4 @@
-"""``flowkit predict RUN``: go on with a video file."""
+"""``flowkit predict RUN``: go on with a video file, or with the clip that the model keeps as its example."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from domains.video.pipeline import NextFrame, VideoPredictor
 
 EXAMPLE = """examples:
+  flowkit predict video/river-sprites                       # nothing at hand? it goes on with the model's own example
   flowkit predict runs/sprites --input clip.mp4 --context 5 --frames 30 --samples 4 --out out.mp4
   flowkit predict runs/sprites --input clip.mp4 --start 100 --steps 5 --solver Midpoint"""
 
@@ -23,10 +24,15 @@ EXAMPLE = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     options.add_run_arguments(parser)
-    parser.add_argument("--input", required=True, metavar="FILE", help="a video file: its frames are gone on with")
+    parser.add_argument(
+        "--input", metavar="FILE", help="a video file: its frames are gone on with (default: the model's example)"
+    )
     parser.add_argument("--context", type=int, metavar="N", help="frames to go on from (default: as in training)")
     parser.add_argument("--frames", type=int, default=30, metavar="N", help="frames to predict (default 30)")
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="continuations, side by side (default 4)")
+    parser.add_argument(
+        "--actions", metavar="FILE", help="for models that read actions: .npy or .csv, a row for each predicted frame"
+    )
     parser.add_argument("--start", type=int, default=0, metavar="I", help="first frame of the context (default 0)")
     parser.add_argument("--stride", type=int, default=1, metavar="N", help="take each N-th frame of the file")
     parser.add_argument("--out", default="predicted.mp4", metavar="FILE", help="an mp4 file (default predicted.mp4)")
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     predictor = _predictor(args)
     context = args.context or predictor.context
     seen, fps = _frames(args, predictor, context)
-    made = _predicted(args, predictor, seen[:context])
+    made = _predicted(args, predictor, seen[:context], _actions(args, predictor))
     from domains.video.present import side_by_side
 
     panels = _panels(seen, made, context)
@@ -70,8 +76,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--horizon {args.horizon}: at least 2")
     if Path(args.out).suffix.lower() != ".mp4":
         raise UserError(f"--out {args.out}: the name must end in .mp4")
-    if not Path(args.input).is_file():
-        raise UserError(f"--input {args.input}: no such file")
+    for option in ("input", "actions"):
+        value = getattr(args, option)
+        if value is not None and not Path(value).is_file():
+            raise UserError(f"--{option} {value}: no such file")
 
 
 def _predictor(args: argparse.Namespace) -> VideoPredictor:
@@ -81,8 +89,11 @@ def _predictor(args: argparse.Namespace) -> VideoPredictor:
     predictor = loaded.pipeline()
     if not isinstance(predictor, VideoPredictor):
         raise UserError(f"{args.run} predicts no video: it is a {type(loaded.task).__name__} model")
-    if predictor.task.actions:
-        raise UserError(f"{args.run} needs the actions between the frames, which no video file holds: use it in Python")
+    if predictor.task.actions and args.actions is None:
+        raise UserError(
+            f"{args.run} needs the actions between the frames, which no video file holds: give --actions FILE, a row "
+            f"of {predictor.task.actions} numbers for each predicted frame"
+        )
     if predictor.channels != 3:
         raise UserError(f"{args.run} reads frames of {predictor.channels} channels, files have 3: use it in Python")
     return VideoPredictor(
@@ -90,8 +101,31 @@ def _predictor(args: argparse.Namespace) -> VideoPredictor:
     )
 
 
+def _actions(args: argparse.Namespace, predictor: VideoPredictor) -> np.ndarray | None:
+    """The rows of --actions, the first from the last known frame to the first predicted one."""
+    if args.actions is None:
+        return None
+    from domains.video.reading import read_actions
+
+    if not predictor.task.actions:
+        raise UserError(f"--actions {args.actions}: {args.run} reads no actions, leave the option out")
+    actions = read_actions(args.actions, predictor.task.actions)
+    if len(actions) < args.frames:
+        raise UserError(
+            f"--actions {args.actions}: {args.frames} frames need as many rows, it has {len(actions)}: lower --frames"
+        )
+    return actions
+
+
 def _frames(args: argparse.Namespace, predictor: VideoPredictor, context: int) -> tuple[np.ndarray, float]:
     """The known frames and, as far as the file goes, those that followed."""
+    if args.input is None:
+        kept = predictor.task.example.cpu().numpy()
+        if context > len(kept):
+            raise UserError(
+                f"--context {context}: the model's example has {len(kept)} frames; name a file with --input"
+            )
+        return kept[-context:], predictor.fps or 10.0
     from domains.video.reading import read_square
 
     seen, fps = read_square(
@@ -106,10 +140,12 @@ def _frames(args: argparse.Namespace, predictor: VideoPredictor, context: int) -
     return seen, fps
 
 
-def _predicted(args: argparse.Namespace, predictor: VideoPredictor, context: np.ndarray) -> list[NextFrame]:
+def _predicted(
+    args: argparse.Namespace, predictor: VideoPredictor, context: np.ndarray, actions: np.ndarray | None
+) -> list[NextFrame]:
     from tqdm import tqdm
 
-    stream = predictor.stream(context, samples=args.samples, seed=args.seed)
+    stream = predictor.stream(context, samples=args.samples, seed=args.seed, actions=actions)
     # disable=None: a log file gets no line that rewrites itself.
     return list(tqdm(islice(stream, args.frames), total=args.frames, desc="predict", unit="frame", disable=None))
 

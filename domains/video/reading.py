@@ -40,3 +40,24 @@ def read_square(path: str | Path, *, size: int, start: int, count: int, stride: 
                 break
     frames = np.stack(found) if found else np.empty((0, 3, size, size), np.uint8)
     return frames, rate / stride
+
+
+def read_actions(file: str | Path, numbers: int) -> np.ndarray:
+    """Actions (n, ``numbers``) float32 of an ``.npy``, or of a text file with a row a line, numbers divided by commas.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    path = Path(file)
+    try:
+        loaded = (
+            np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
+        )
+        actions = np.asarray(loaded, dtype=np.float32)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise UserError(f"cannot read actions from {str(path)!r}: {error}") from error
+    if actions.ndim != 2 or actions.shape[1] != numbers or not np.isfinite(actions).all():
+        raise UserError(
+            f"{str(path)!r} holds an array of shape {actions.shape}: rows of {numbers} finite numbers are expected"
+        )
+    return actions

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from domains.video.data.jitter import ColourJitter
 from domains.video.data.spread import spread_frames
 from domains.video.models.specs import FrameSpec
 from domains.video.past import Redraw, draw_frames
@@ -51,6 +52,7 @@ class RiverTask(Task):
         horizon: known frames that may be seen, the reference included: in training as in prediction. 0: all that
             training clips have.
         actions: numbers of the action between two frames, which the data must bring; 0 for none.
+        jitter: other colours for the clips of training, the same for all frames of a clip.
         evaluate_clips: at most so many clips in evaluations.
         evaluate_samples: predictions a clip: PSNR and SSIM of the first and of the best.
 
@@ -75,6 +77,7 @@ class RiverTask(Task):
         strength: float = 0.0,
         horizon: int = 0,
         actions: int = 0,
+        jitter: ColourJitter = ColourJitter(),  # noqa: B008  (recipes read the default from this line)
         evaluate_clips: int = 64,
         evaluate_samples: int = 1,
     ) -> None:
@@ -89,6 +92,7 @@ class RiverTask(Task):
             raise UserError(f"RiverTask: strength needs a path to start on, and {type(objective).__name__} has none")
         self.dials = Dials(redraw, strength, horizon)
         self.size, self.channels, self.context, self.actions = size, channels, context, actions
+        self.jitter = jitter
         self.evaluate_clips, self.evaluate_samples = evaluate_clips, evaluate_samples
         # A fresh module per object: the default of the signature is shared by all.
         self.codec = (IdentityCodec() if type(codec) is IdentityCodec and codec.patch == 1 else codec).freeze()
@@ -177,6 +181,8 @@ class RiverTask(Task):
         drawn = draw_frames(n, length, generator, horizon=self.dials.horizon, device=frames.device)
         row = torch.arange(n, device=frames.device)
         seen = torch.stack([frames[row, place] for place in (drawn.target, drawn.reference, drawn.past)], 1)
+        if self.training:
+            seen = self.jitter(seen, generator)
         target, reference, past = self.encode(seen, generator).unbind(1)
         values = {"reference": reference, "past": past, "distance": drawn.distance}
         if self.actions:

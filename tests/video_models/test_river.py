@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_video import TinySource, tiny_task
 
+from domains.video.data.jitter import ColourJitter
 from domains.video.past import PastDraw
 from domains.video.rollout import warm_start
 from flowkit.cond import Cond
@@ -288,3 +289,18 @@ def test_draws_per_step_restore_the_order_of_the_solver():
     rates = seen[::4]
     exact = torch.exp(-torch.tensor(rates, dtype=torch.float64).sum() / 40)
     assert abs(float(out.x) - float(exact)) < 1e-6
+
+
+def test_other_colours_are_shown_in_training_only_and_alike_in_all_frames():
+    task = tiny_task(jitter=ColourJitter(hue=0.25, brightness=0.2))
+    raw = {"frames": torch.randint(0, 256, (4, 1, 3, 8, 8), dtype=torch.uint8).expand(4, 6, 3, 8, 8)}
+    plain = task.prepare(raw, Rows(3, total=4))
+    assert torch.equal(plain.x1, task.encode(raw["frames"][:, :1])[:, 0])
+    task.train()
+    other = task.prepare(raw, Rows(3, total=4))
+    assert (other.x1 - plain.x1).abs().amax((1, 2, 3)).min() > 0.05
+    assert torch.equal(other.cond.values["reference"], other.x1)
+    assert torch.equal(other.cond.values["past"], other.x1)
+    # The frames that are drawn are the same.
+    assert torch.equal(other.cond.values["distance"], plain.cond.values["distance"])
+    assert torch.equal(task.prepare(raw, Rows(3, total=4)).x1, other.x1)
