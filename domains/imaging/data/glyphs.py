@@ -26,7 +26,7 @@ def _segment(x: Tensor, y: Tensor, a: tuple[float, float], b: tuple[float, float
 
 def _strokes(*lines: tuple[float, float, float, float]) -> Callable[[Tensor, Tensor], Tensor]:
     def distance(x: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([_segment(x, y, line[:2], line[2:]) for line in lines]).amin(0)
+        return torch.stack([_segment(x, y, (a, b), (c, d)) for a, b, c, d in lines]).amin(0)
 
     return distance
 
@@ -34,16 +34,16 @@ def _strokes(*lines: tuple[float, float, float, float]) -> Callable[[Tensor, Ten
 #: Distance of a point (x, y) in [-1, 1]^2 to the strokes of each glyph; y points down.
 GLYPHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ring": lambda x, y: (torch.hypot(x, y) - 0.6).abs(),
-    "bar": _strokes((0, -0.7, 0, 0.7)),
+    "bar": _strokes((0.0, -0.7, 0.0, 0.7)),
     "cross": _strokes((-0.55, -0.55, 0.55, 0.55), (-0.55, 0.55, 0.55, -0.55)),
     "square": _strokes(
         (-0.55, -0.55, 0.55, -0.55), (0.55, -0.55, 0.55, 0.55), (0.55, 0.55, -0.55, 0.55), (-0.55, 0.55, -0.55, -0.55)
     ),
-    "triangle": _strokes((0, -0.65, 0.6, 0.5), (0.6, 0.5, -0.6, 0.5), (-0.6, 0.5, 0, -0.65)),
-    "tee": _strokes((-0.6, -0.6, 0.6, -0.6), (0, -0.6, 0, 0.7)),
+    "triangle": _strokes((0.0, -0.65, 0.6, 0.5), (0.6, 0.5, -0.6, 0.5), (-0.6, 0.5, 0.0, -0.65)),
+    "tee": _strokes((-0.6, -0.6, 0.6, -0.6), (0.0, -0.6, 0.0, 0.7)),
     "ell": _strokes((-0.45, -0.7, -0.45, 0.6), (-0.45, 0.6, 0.5, 0.6)),
     "zed": _strokes((-0.55, -0.6, 0.55, -0.6), (0.55, -0.6, -0.55, 0.6), (-0.55, 0.6, 0.55, 0.6)),
-    "vee": _strokes((-0.55, -0.6, 0, 0.65), (0, 0.65, 0.55, -0.6)),
+    "vee": _strokes((-0.55, -0.6, 0.0, 0.65), (0.0, 0.65, 0.55, -0.6)),
     "arc": lambda x, y: torch.where(
         y < 0.2, (torch.hypot(x, y - 0.2) - 0.6).abs(), torch.hypot(x.abs() - 0.6, y - 0.2)
     ),

@@ -21,5 +21,5 @@ class PictureSpec(NetworkSpec):
     def of(cls, spec: NetworkSpec, shape: tuple[int, int, int], *, classes: int = 0) -> PictureSpec:
         """``spec`` with the shape (c, h, w) of a picture."""
         own = {field.name: getattr(spec, field.name) for field in fields(NetworkSpec)}
-        made = cls(**own)
+        made = cls(**{**own, "state": shape, "labels": {"label": classes} if classes else {}})
         return replace(made, channels=shape[0], height=shape[1], width=shape[2], classes=classes)
