@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -106,11 +105,11 @@ class AdaFlow(FlowMatching):
             weight = weight * batch.weight
         weight = weight.to(square)
         minimised = {"variance": weight * variance, **terms}
-        if self.joint:
-            reported = {"flow": (weight * flow).detach(), **minimised}
-        else:
+        reported = {"flow": (weight * flow).detach()}
+        if not self.joint:
             reported = minimised = {"flow": weight * flow, **minimised}
-        return Loss(torch.stack([term.mean() for term in minimised.values()]).sum(), reported)
+        loss = self.total(minimised)
+        return Loss(loss.total, {**reported, **loss.terms})
 
     def _separate(self, networks: Networks, xt: Tensor, t: Tensor, cond: Cond) -> Float[Tensor, " b"]:
         if not self.joint:  # what encoded the condition learns from the velocity only
