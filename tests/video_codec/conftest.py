@@ -14,5 +14,5 @@ def codec_run(tmp_path_factory):
     from codec_toy import RECIPE, few, train
 
     folder = tmp_path_factory.mktemp("codec") / "run"
-    assert train(RECIPE, folder, *few(80)) == 0
+    assert train(RECIPE, folder, *few(40)) == 0
     return folder

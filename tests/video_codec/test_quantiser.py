@@ -146,6 +146,37 @@ def test_codes_with_gradients_restart_too():
     assert len(set(q.codes_of(z).flatten().tolist())) == 4
 
 
+def _process(rank, store, folder, update, patience):
+    """One of two processes with half of the batch each; writes its codebook."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    q, z = quantiser(update=update, patience=patience), latents(b=4)[2 * rank : 2 * rank + 2]
+    for step in range(3):
+        q(z, generator=Rows(step, first=2 * rank, total=4))
+        q.after_step()
+    torch.save(q.state_dict(), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("update", "patience"), [("average", 0), ("gradient", 1)])
+def test_two_processes_share_one_codebook(tmp_path, update, patience):
+    context = torch.multiprocessing.get_context("fork")
+    arguments = (tmp_path / "store", tmp_path, update, patience)
+    workers = [context.Process(target=_process, args=(rank, *arguments)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    if not patience:  # restarts are drawn from the first process's latents
+        whole = quantiser(update=update, patience=patience)
+        for _ in range(3):
+            whole(latents(b=4))
+            whole.after_step()
+        assert all(torch.allclose(value, one[name], atol=1e-6) for name, value in whole.state_dict().items())
+
+
 def test_perplexity():
     assert float(perplexity(torch.arange(8), 8)) == pytest.approx(8.0)
     assert float(perplexity(torch.zeros(5, dtype=torch.int64), 8)) == pytest.approx(1.0)

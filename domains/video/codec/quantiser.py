@@ -155,7 +155,7 @@ class VectorQuantiser(nn.Module):
         self._seen.clear()
         n = torch.zeros(len(self.codebook), device=z.device).index_add_(0, codes, torch.ones_like(scores))
         total = torch.zeros_like(self.codebook, dtype=torch.float32).index_add_(0, codes, z)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _several():
             torch.distributed.all_reduce(n)
             torch.distributed.all_reduce(total)
         chosen = n > 0
@@ -170,15 +170,32 @@ class VectorQuantiser(nn.Module):
 
     def _restart(self, z: Tensor, scores: Tensor) -> None:
         dead = (self.idle > self.patience).nonzero()[:, 0]
-        dead = dead[: max(1, len(z) // 2)]
         if not len(dead):
             return
-        start = z[scores.topk(len(dead)).indices]
+        start = _of_first(z[scores.topk(min(len(dead), max(1, len(z) // 2))).indices])
+        dead = dead[: len(start)]
         self.codebook[dead] = start.to(self.codebook.dtype)
         self.idle[dead] = 0
         if self.update == "average":
             self.counts[dead] = 1.0
             self.sums[dead] = start
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _of_first(rows: Tensor) -> Tensor:
+    """The first process's rows on all of them: codebooks must not part."""
+    if not _several():
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    torch.distributed.broadcast(count, 0)
+    if torch.distributed.get_rank():
+        rows = rows.new_empty(int(count), *rows.shape[1:])
+    rows = rows.contiguous()
+    torch.distributed.broadcast(rows, 0)
+    return rows
 
 
 def perplexity(codes: Int[Tensor, "*n"], size: int) -> Float[Tensor, ""]:
