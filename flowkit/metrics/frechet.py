@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
+def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"]) -> float:
     """|m_x - m_y|^2 + tr(S_x + S_y) - 2 tr((S_x S_y)^(1/2)), squared units of the features, never negative.
 
     The 2-Wasserstein distance, squared, of the normal laws with the sets' means and covariances (divisor n - 1); FID

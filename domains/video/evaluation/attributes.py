@@ -143,10 +143,12 @@ def load_attributes(name: str | Path, device: str | torch.device = "cpu") -> Att
         UserError: there is none, or it is another kind of model.
     """
     from domains.video.evaluation.attribute_task import AttributeClassifier
-    from flowkit.artifacts import from_pretrained
+    from flowkit.artifacts import from_pretrained, pretrained_names
 
+    way = "train one with flowkit train video/attributes-sprites, and give its folder: --request attributes=RUN"
+    if not Path(name).exists() and str(name) not in pretrained_names():
+        raise UserError(f"the attribute classifier {name} is not here: {way}")
     task = from_pretrained(name, device=device).task
     if not isinstance(task, AttributeClassifier):
-        raise UserError(f"{name} is a {type(task).__name__}, not an AttributeClassifier: train one with flowkit train "
-                        "video/attributes-sprites")  # fmt: skip
+        raise UserError(f"{name} is a {type(task).__name__}, not an AttributeClassifier: {way}")
     return AttributeFeatures(task).eval()
