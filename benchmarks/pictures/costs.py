@@ -18,6 +18,7 @@ from flowkit.config.recipe import Built, load_recipe
 from flowkit.data import DataSource
 from flowkit.objectives.teacher import Teacher
 from flowkit.random import Rows
+from flowkit.solvers.sampler import Sampler
 from flowkit.train.engine import loss_of
 from flowkit.train.trainer import Trainer
 
@@ -60,7 +61,7 @@ class Stepper:
         self.raw = dict(raw)
         if method.follows_teacher:
             guide = built(recipe, METHODS[TEACHER], common).task.to(self.device)
-            self.task.objective.teacher = Teacher(guide.objective, guide.networks, made.sampler)
+            self.task.objective.teacher = Teacher(guide.objective, guide.networks, Sampler())
         if method.pairs:
             x1 = self.task.prepare(self.raw, None).x1
             assert x1 is not None
