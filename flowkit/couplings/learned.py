@@ -139,7 +139,7 @@ class LearnedCoupling(Coupling):
         """Running moments, of all processes together."""
         real = None if padding is None else padding.expand_as(z)
         kept = z if real is None else z.where(real, z.new_zeros(()))
-        count = kept.new_tensor(float(kept.numel())) if real is None else real.sum().to(kept)
+        count = kept.new_full((), kept.numel()) if real is None else real.sum().to(kept)
         sums = torch.stack([kept.sum(), kept.square().sum(), count]).float()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)

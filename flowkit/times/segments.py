@@ -46,12 +46,17 @@ class Segments:
         if len(boundaries) < 2 or boundaries[0] != 0.0 or boundaries[-1] != 1.0 or not rises:
             raise UserError(f"segments: the boundaries must rise from 0 to 1, got {list(boundaries)}")
         self.boundaries = boundaries
+        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.boundaries) - 1
 
     def _table(self, t: Tensor) -> Tensor:
-        return torch.tensor(self.boundaries, dtype=torch.float64, device=t.device).to(t.dtype)
+        # Kept, for a copy from the host waits for the device.
+        key = (t.dtype, t.device)
+        if key not in self._tables:
+            self._tables[key] = torch.tensor(self.boundaries, dtype=torch.float64).to(t.dtype).to(t.device)
+        return self._tables[key]
 
     def index(self, t: Float[Tensor, " *b"]) -> Int[Tensor, " *b"]:
         """The segment 0 .. K - 1 of each time; a boundary is in the segment that begins there."""
