@@ -76,6 +76,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--horizon {args.horizon}: at least 2")
     if Path(args.out).suffix.lower() != ".mp4":
         raise UserError(f"--out {args.out}: the name must end in .mp4")
+    if args.input is None and (args.start or args.stride != 1):
+        raise UserError("--start and --stride choose frames of a file: name it with --input")
     for option in ("input", "actions"):
         value = getattr(args, option)
         if value is not None and not Path(value).is_file():

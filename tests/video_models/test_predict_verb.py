@@ -44,6 +44,25 @@ def test_training_measured_and_showed_clips(sprites_run):
     assert list((sprites_run / "samples").rglob("*.mp4"))
 
 
+def test_without_a_file_it_goes_on_with_the_models_example(flowkit, sprites_run, tmp_path):
+    out = tmp_path / "out.mp4"
+    code, text, err = flowkit("predict", sprites_run, "--frames", 2, "--samples", 1, "--out", out, "--json")
+    assert code == 0, err
+    told = json.loads(text)
+    assert (told["input"], told["context"], told["true_frames"]) == (None, 3, 0)
+    film = np.stack(list(decode(out)))
+    inner = slice(BORDER, BORDER + LEAST_SIDE)
+    example = kit.load(sprites_run).task.example.numpy()
+    shown = np.repeat(np.repeat(example, LEAST_SIDE // 16, 2), LEAST_SIDE // 16, 3)
+    assert np.abs(film[:3, :, inner, inner].astype(int) - shown).mean() < 12  # a film is lossy
+    code, _, err = flowkit("predict", sprites_run, "--context", 4)
+    assert code == 2
+    assert "example has 3 frames" in err
+    code, _, err = flowkit("predict", sprites_run, "--start", 2)
+    assert code == 2
+    assert "--input" in err
+
+
 def test_a_film_of_the_truth_and_the_continuations(flowkit, sprites_run, tmp_path):
     write_video(tmp_path / "clip.mp4", frames=12)
     out = tmp_path / "new" / "out.mp4"
