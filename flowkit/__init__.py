@@ -25,7 +25,7 @@ _WHERE = {
     "DataSource": "flowkit.data",
     "Samples": "flowkit.data",
     "Task": "flowkit.tasks",
-    "Phase": "flowkit.tasks",
+    "Phase": "flowkit.objectives.phase",
     "Network": "flowkit.nn.network",
     "NetworkSpec": "flowkit.nn.network",
     "Head": "flowkit.nn.network",

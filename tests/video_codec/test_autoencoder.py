@@ -91,3 +91,27 @@ def test_a_critic_learns_to_tell():
         optimiser.step()
     assert 0.5 < first < 2.0
     assert critic.loss(made, true).mean() < 0.7 * first
+
+
+def test_the_distance_of_edges_is_that_of_evaluations_with_gradients(monkeypatch):
+    from domains.video.codec.distance import HedDistance
+    from domains.video.evaluation import pips_hed
+
+    torch.manual_seed(0)
+    network = pips_hed.PipsHed().eval()
+    for name, buffer in network.named_buffers():
+        if name.startswith("kernel"):
+            buffer.normal_(0.0, (2 / buffer[0].numel()) ** 0.5)
+    monkeypatch.setattr(pips_hed, "load_pips_hed", lambda path, device: network)
+    true = torch.rand(2, 3, 16, 16) * 2 - 1
+    made = (true + 0.3 * torch.randn_like(true)).requires_grad_(True)
+    distance = HedDistance()
+    found = distance(made, true)
+    assert torch.allclose(found, network(made, true), atol=1e-6)
+    assert not distance.state_dict()
+    found.sum().backward()
+    assert made.grad.isfinite().all()
+    assert made.grad.any()
+    same = true.clone().requires_grad_(True)
+    distance(same, true).sum().backward()
+    assert same.grad.isfinite().all()
