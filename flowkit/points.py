@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -172,7 +173,10 @@ class PointsTask(Task):
     ) -> None:
         super().__init__()
         self.objective = objective
-        self.networks = Networks.build(objective.needs(), network)
+        labels = {"label": classes} if classes else {}
+        self.networks = Networks.build(
+            objective.needs(), lambda spec: network(replace(spec, state=(dimension,), labels=labels))
+        )
         self.dimension, self.classes = dimension, classes
 
     def cond(self, label: Int[Tensor, " n"]) -> Cond:

@@ -8,7 +8,7 @@ the objective needs, so two networks, a second time or an extra head change no f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +40,11 @@ class NetworkSpec:
         follows: name of the network that this one begins as a frozen copy of: a target, which the objective moves and
             no optimiser trains. "" for a network of its own.
         training_only: nothing that samples calls it: model folders leave it out.
+        sequence: 0, or the number of trajectories whose points a :class:`flowkit.nn.sequence.SequenceNetwork` reads in
+            turn.
+        latent: 0, or the size of the Gaussian latent that each output of a sequence is drawn through.
+        state, vectors, labels: what tasks tell networks of no domain: the shape of one state, the sizes of floating
+            conditions and the number of classes of integer ones, by name.
     """
 
     inputs: int = 1
@@ -48,6 +53,11 @@ class NetworkSpec:
     # By keyword only: domains extend this class by fields of their own, and hand the first three on.
     follows: str = field(default="", kw_only=True)
     training_only: bool = field(default=False, kw_only=True)
+    sequence: int = field(default=0, kw_only=True)
+    latent: int = field(default=0, kw_only=True)
+    state: tuple[int, ...] = field(default=(), kw_only=True)
+    vectors: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    labels: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
 
 class Network(nn.Module, ABC):

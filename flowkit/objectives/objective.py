@@ -19,8 +19,10 @@ from torch import (
 
 from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
+from flowkit.errors import UserError
 from flowkit.fields.field import Field
 from flowkit.nn.network import Network, NetworkSpec
+from flowkit.nn.sequence import SequenceNetwork
 from flowkit.objectives.phase import Phase
 from flowkit.random import RandomSource
 from flowkit.solvers.solver import Solution
@@ -57,8 +59,18 @@ class Networks(nn.Module):
 
     @classmethod
     def build(cls, specs: Mapping[str, NetworkSpec], factory: NetworkFactory) -> Networks:
-        """Call ``factory`` once for each network an objective needs; those that follow another are copies of it."""
+        """Call ``factory`` once for each network an objective needs; those that follow another are copies of it.
+
+        Raises:
+            UserError: the objective reads sequences, and the factory makes no such network.
+        """
         built = {name: factory(spec) for name, spec in specs.items() if not spec.follows}
+        for name, network in built.items():
+            if specs[name].sequence and not isinstance(network, SequenceNetwork):
+                raise UserError(
+                    f"the objective reads whole trajectories, and {type(network).__name__} reads one state: set "
+                    "task.network to CausalTransformer"
+                )
         for name, spec in specs.items():
             if spec.follows:
                 built[name] = copy.deepcopy(built[spec.follows]).requires_grad_(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from flowkit.nn.network import NetworkSpec
 
@@ -19,7 +19,9 @@ class ChunkSpec(NetworkSpec):
     @classmethod
     def of(cls, spec: NetworkSpec, *, horizon: int, actions: int, condition: int) -> ChunkSpec:
         """``spec`` with the sizes of a chunk."""
-        return cls(spec.inputs, spec.times, spec.heads, horizon, actions, condition)
+        own = {field.name: getattr(spec, field.name) for field in fields(NetworkSpec)}
+        own |= {"state": (horizon, actions), "vectors": {"observation": condition}}
+        return cls(**own, horizon=horizon, actions=actions, condition=condition)
 
 
 @dataclass(frozen=True)
