@@ -52,6 +52,8 @@ LAW = GaussianMixture.ring(components=8, radius=3.0, scale=0.3)
 BATCH = 512
 
 Draw = Callable[[int, torch.Generator], Batch]
+#: Writes what is known so far.
+Keep = Callable[[dict[str, Any]], None]
 
 
 def fresh(n: int, generator: torch.Generator) -> Batch:
@@ -109,7 +111,7 @@ def distances(x: Tensor, real: Tensor, points: int) -> dict[str, float]:
     }
 
 
-def consistency(seed: int, *, scale: float, points: int, sets: int) -> dict[str, Any]:
+def consistency(seed: int, *, scale: float, points: int, sets: int, keep: Keep) -> dict[str, Any]:
     """Consistency flow matching against its first stage alone."""
     first, steps = max(1, round(2000 * scale)), max(2, round(6000 * scale))
     common: dict[str, Any] = {"segments": 2, "delta": 1e-2, "anchored_steps": first}
@@ -132,6 +134,7 @@ def consistency(seed: int, *, scale: float, points: int, sets: int) -> dict[str,
         spent = train(objective, networks, fresh, seed=seed, steps=steps, lr=peak or 5e-4, cosine=peak > 0)
         row = {f"{n}": distances(made(objective, networks, x0, n), real, points) for n in (2, 4, 8)}
         out["kinds"][name] = {"nfe": row, "step_ms": 1e3 * spent}
+        keep(out)
         print(name, {n: round(d["wasserstein2"], 3) for n, d in row.items()}, flush=True)
     two = {name: kind["nfe"]["2"]["wasserstein2"] for name, kind in out["kinds"].items()}
     out["wanted"] = {
@@ -141,7 +144,7 @@ def consistency(seed: int, *, scale: float, points: int, sets: int) -> dict[str,
     return out
 
 
-def acceleration(seed: int, *, scale: float, points: int, sets: int) -> dict[str, Any]:
+def acceleration(seed: int, *, scale: float, points: int, sets: int, keep: Keep) -> dict[str, Any]:
     """Constant acceleration on the pairs of a flow, against a reflow on the same pairs."""
     test = points * sets
     steps, count = max(2, round(3000 * scale)), max(4 * BATCH, round(30_000 * scale))
@@ -196,6 +199,7 @@ def acceleration(seed: int, *, scale: float, points: int, sets: int) -> dict[str
                 **distances(x[held], real, points),
             }
         out["kinds"][name] = row
+        keep(out)
         print(name, {n: round(d["coupling_stored"], 4) for n, d in row["calls"].items()}, flush=True)
     two = {name: row["calls"]["2"]["coupling_stored"] for name, row in out["kinds"].items()}
     out["wanted"] = {
@@ -210,7 +214,7 @@ def rms(x: Tensor) -> float:
     return float(x.double().square().sum(1).mean().sqrt())
 
 
-def learned(seed: int, *, scale: float, points: int, sets: int) -> dict[str, Any]:
+def learned(seed: int, *, scale: float, points: int, sets: int, keep: Keep) -> dict[str, Any]:
     """Learned couplings of several beta against the independent one."""
     steps = max(2, round(3000 * scale))
     kinds: dict[str, FlowMatching] = {
@@ -255,6 +259,7 @@ def learned(seed: int, *, scale: float, points: int, sets: int) -> dict[str, Any
                 row["from_encoder_100"] = distances(from_encoder, other, points)
         out["kinds"][name] = row
         two, many = row["nfe"]["2"]["wasserstein2"], row["nfe"]["100"]["wasserstein2"]
+        keep(out)
         print(name, f"S {straight.total:.3f} W2 at 2 {two:.3f} at 100 {many:.3f}", row.get("aggregate", {}), flush=True)
     kind = out["kinds"]
     w2 = {name: {n: d["wasserstein2"] for n, d in row["nfe"].items()} for name, row in kind.items()}
@@ -313,13 +318,18 @@ def main() -> None:
         atomic.write_json(arguments.out, {"runs": runs})
         return
     began = time.perf_counter()
-    run = METHODS[arguments.method](arguments.seed, scale=arguments.scale, points=arguments.points, sets=arguments.sets)
-    run |= {
-        "method": arguments.method, "seed": arguments.seed, "seconds": time.perf_counter() - began,
-        "torch": torch.__version__, "machine": platform.processor() or platform.machine(),
-    }  # fmt: skip
+
+    def keep(run: dict[str, Any]) -> None:
+        run |= {
+            "method": arguments.method, "seed": arguments.seed, "seconds": time.perf_counter() - began,
+            "torch": torch.__version__, "machine": platform.processor() or platform.machine(),
+        }  # fmt: skip
+        atomic.write_json(arguments.out, {"runs": [run]})
+
+    sizes = {name: getattr(arguments, name) for name in ("scale", "points", "sets")}
+    run = METHODS[arguments.method](arguments.seed, keep=keep, **sizes)
+    keep(run)
     print(run["wanted"])
-    atomic.write_json(arguments.out, {"runs": [run]})
 
 
 if __name__ == "__main__":
