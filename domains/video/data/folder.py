@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from domains.video.data.clips import FrameWriter
+from domains.video.data.clips import ClipSamples, FrameWriter
+from domains.video.data.direct import FileClips, FileFrames, save_indices
 from domains.video.data.dividing import divided
-from domains.video.data.index import index_video
-from domains.video.data.listing import SUFFIXES, Frames, Video, find_files, paced
+from domains.video.data.index import VideoIndex, index_video
+from domains.video.data.listing import SUFFIXES, Frames, Video, find_files, paced, seen_frames
 from domains.video.data.mapped import MappedSource
 from domains.video.data.reader import Fit, chunks, decode
 from flowkit.errors import UserError
@@ -34,6 +35,8 @@ class VideoFolder(MappedSource):
         validation: share of the videos for validation, at least one where it is positive.
         test: the same for the test split.
         limit: take only the first so many files; 0 takes all.
+        direct: keep no decoded frames: files are indexed once, and each batch is decoded from them. Slower, for sets
+            that are too large for the disk; without ``window``.
         options: ``frames``, ``size`` (the shorter side is scaled to it, the middle of the longer one is kept) and
             others, see :class:`~domains.video.data.mapped.MappedSource`.
     """
@@ -47,11 +50,12 @@ class VideoFolder(MappedSource):
         validation: float = 0.05,
         test: float = 0.05,
         limit: int = 0,
+        direct: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.folder, self.window, self.fps = folder, window, fps
-        self.validation, self.test, self.limit = validation, test, limit
+        self.validation, self.test, self.limit, self.direct = validation, test, limit, direct
 
     @property
     def root(self) -> Path:
@@ -97,6 +101,10 @@ class VideoFolder(MappedSource):
         for name, value in (("fps", self.fps), ("window", self.window)):
             if value < 0:
                 raise UserError(f"data.init_args.{name} is {value}: it is not negative")
+        if self.direct and self.window:
+            raise UserError("data.init_args.direct is true: squares of larger frames are cut from decoded ones only")
+        if self.direct and type(self).open_video is not VideoFolder.open_video:
+            raise UserError(f"data.init_args.direct is true: {type(self).__name__} is read from pictures, leave it out")
         for name, value in (("windows", self.windows), ("candidates", self.candidates)):
             if value > 1 and not self.window:
                 raise UserError(f"data.init_args.{name} is {value}: it is 1 without a window")
@@ -114,12 +122,16 @@ class VideoFolder(MappedSource):
             "fps": self.fps,
             "files": [[video.key, *stamp(video.path)] for video in self._chosen()],
             "root": str(self.root.resolve()),
+            **({"direct": True} if self.direct else {}),
         }
 
     def fill(self, folder: Path) -> None:
-        """Decode all videos."""
+        """Decode all videos, or index them."""
         from tqdm import tqdm
 
+        if self.direct:
+            self._index(folder)
+            return
         videos = self._chosen()
         bad: dict[str, str] = {}
         rows: list[dict[str, Any]] = []
@@ -145,20 +157,63 @@ class VideoFolder(MappedSource):
                     self._refuse(bad, len(videos))
                     continue
                 assert writer is not None
-                rows.append(
-                    {
-                        "key": video.key,
-                        "frames": writer.frames - before,
-                        "fps": self.fps or given.fps,
-                        "digest": given.digest,
-                        "group": video.group or video.key,
-                        "split": video.split,
-                        "labels": dict(video.labels),
-                    }
-                )
+                rows.append(self._row(video, writer.frames - before, given.fps, given.digest))
             if writer is None or not rows:
                 raise UserError(next(iter(bad.values())))
             writer.finish({"source": self.source, "videos": rows, "skipped": bad})
+
+    def _row(self, video: Video, frames: int, fps: float, digest: str) -> dict[str, Any]:
+        """What the manifest says of a video."""
+        return {
+            "key": video.key,
+            "frames": frames,
+            "fps": self.fps or fps,
+            "digest": digest,
+            "group": video.group or video.key,
+            "split": video.split,
+            "labels": dict(video.labels),
+        }
+
+    def _index(self, folder: Path) -> None:
+        from tqdm import tqdm
+
+        bad: dict[str, str] = {}
+        rows: list[dict[str, Any]] = []
+        indices: list[VideoIndex] = []
+        numbers: list[np.ndarray] = []
+        videos = self._chosen()
+        bar = tqdm(videos, desc=f"indexing {self.source}", unit="file", mininterval=1.0, file=sys.stderr)
+        for video in bar:
+            try:
+                index = index_video(video.path)
+                numbers.append(seen_frames(index.times, index.fps, self.fps, video.path))
+            except UserError as error:
+                bad[video.key] = str(error)
+                bar.write(f"left out: {error}", file=sys.stderr)
+                self._refuse(bad, len(videos))
+                continue
+            indices.append(index)
+            rows.append(self._row(video, len(numbers[-1]), index.fps, index.digest))
+        if not rows:
+            raise UserError(next(iter(bad.values())))
+        save_indices(folder, indices, numbers, {"source": self.source, "videos": rows, "skipped": bad})
+
+    def open_folder(self, folder: Path) -> Any:
+        """See :class:`~domains.video.data.mapped.MappedSource`."""
+        return FileFrames(folder, Fit(self.size), cache=self.cache) if self.direct else super().open_folder(folder)
+
+    def clips(
+        self,
+        starts: np.ndarray,
+        names: Mapping[str, np.ndarray],
+        *,
+        corners: np.ndarray | None,
+        flipped: np.ndarray | None,
+    ) -> ClipSamples:
+        """See :class:`~domains.video.data.mapped.MappedSource`."""
+        if not self.direct:
+            return super().clips(starts, names, corners=corners, flipped=flipped)
+        return FileClips(self.mapped, starts, frames=self.frames, stride=self.stride, names=names, flipped=flipped)
 
     def _refuse(self, bad: Mapping[str, str], count: int) -> None:
         """An error where more than 1 % of the files, and more than one, are bad."""

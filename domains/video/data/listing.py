@@ -81,21 +81,35 @@ def find_files(root: Path, suffixes: Iterable[str]) -> list[tuple[str, Path]]:
     return sorted(found)
 
 
+def seen_frames(times: np.ndarray, own: float, fps: float, path: Path) -> np.ndarray:
+    """(n,) int64, the frames of a video that are shown at ``fps`` frames per second (0: all), in order.
+
+    Args:
+        times: seconds of the frames.
+        own: frames per second of the video, 0 where unknown.
+        fps: wanted.
+        path: of the video, for the message.
+
+    Raises:
+        UserError: the video has no rate.
+    """
+    if fps and not own and len(times) > 1:
+        raise UserError(f"the rate of {str(path)!r} is not known: leave data.init_args.fps at 0")
+    if not fps:
+        return np.arange(len(times))
+    # The last frame at or before each tick is the one that was seen then.
+    end = times[-1] + (1 / own if own else 0.0)
+    ticks = np.arange(max(1, int(end * fps + 1e-6))) / fps
+    return np.searchsorted(times, ticks + 1e-6, side="right") - 1
+
+
 def paced(given: Frames, fps: float, path: Path) -> Iterator[np.ndarray]:
     """The frames of a video at ``fps`` frames per second (0: its own), by leaving out or repeating some.
 
     Raises:
         UserError: not as many frames come as were promised, or the video has no rate.
     """
-    repeats = np.ones(given.expected, dtype=np.int64)
-    if fps and not given.fps and given.expected > 1:
-        raise UserError(f"the rate of {str(path)!r} is not known: leave data.init_args.fps at 0")
-    if fps:
-        # The last frame at or before each tick is the one that was seen then.
-        end = given.times[-1] + (1 / given.fps if given.fps else 0.0)
-        ticks = np.arange(max(1, int(end * fps + 1e-6))) / fps
-        seen = np.searchsorted(given.times, ticks + 1e-6, side="right") - 1
-        repeats = np.bincount(seen, minlength=given.expected)
+    repeats = np.bincount(seen_frames(given.times, given.fps, fps, path), minlength=given.expected)
     number = 0
     for number, frame in enumerate(given.each, 1):
         if number <= given.expected:

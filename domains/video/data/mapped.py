@@ -15,6 +15,7 @@ import numpy as np
 from domains.video.data.clips import (
     FORMAT,
     SPLITS,
+    ClipSamples,
     MappedClips,
     MappedFrames,
     cache_root,
@@ -123,7 +124,7 @@ class MappedSource(DataSource):
         return root / "video" / f"{type(self).__name__.lower()}-{name}"
 
     @cached_property
-    def mapped(self) -> MappedFrames:
+    def mapped(self) -> Any:
         """The frames; makes them where that was not done.
 
         Raises:
@@ -139,6 +140,10 @@ class MappedSource(DataSource):
                     # Another process was faster; its folder is as good.
                     if not (folder / "manifest.json").is_file():
                         raise
+        return self.open_folder(folder)
+
+    def open_folder(self, folder: Path) -> Any:
+        """What was written to ``folder``: a :class:`~domains.video.data.clips.MappedFrames`, or what stands for it."""
         return MappedFrames(folder)
 
     def prepare(self) -> None:
@@ -155,7 +160,7 @@ class MappedSource(DataSource):
     def _pieces(self) -> Mapping[str, np.ndarray]:
         return self.pieces()
 
-    def split(self, name: Split) -> MappedClips:
+    def split(self, name: Split) -> Any:
         """The clips of one split, in the order of the videos; attributes: ``video`` (its number), its labels, what
         :meth:`describe` says, ``corner`` of squares and ``flipped`` where there are some.
 
@@ -193,12 +198,23 @@ class MappedSource(DataSource):
             attributes = {label: np.concatenate([values, values]) for label, values in attributes.items()}
             attributes["flipped"] = flipped
             corners = None if corners is None else np.tile(corners, (2, 1))
+        return self.clips(starts, attributes, corners=corners, flipped=flipped)
+
+    def clips(
+        self,
+        starts: np.ndarray,
+        names: Mapping[str, np.ndarray],
+        *,
+        corners: np.ndarray | None,
+        flipped: np.ndarray | None,
+    ) -> ClipSamples:
+        """The clips that begin at the frames ``starts``; see :class:`~domains.video.data.clips.MappedClips`."""
         return MappedClips(
             self.mapped,
             starts,
             frames=self.frames,
             stride=self.stride,
-            names=attributes,
+            names=names,
             corners=corners,
             size=self.size,
             flipped=flipped,
@@ -236,7 +252,7 @@ class MappedSource(DataSource):
             "actions": 0 if actions is None else actions.shape[1] * self.stride,
             "stride": self.stride,
             "videos": {name: len(np.unique(self._pieces[name][:, 0])) for name in SPLITS},
-            "video_frames": len(self.mapped.frames),
+            "video_frames": sum(row["frames"] for row in self._rows),
             "skipped": self.mapped.manifest.get("skipped", {}),
             "folder": str(self.mapped.folder),
         }
