@@ -95,15 +95,25 @@ def counts_of(values: Int[Tensor, "b k"], number: int) -> Int[Tensor, "b v"]:
 
 
 def decided(logits: Float[Tensor, "b v k"], objects: int) -> Int[Tensor, "b v"]:
-    """The likeliest counts that sum to ``objects``, one object after the other: the value whose count gains most."""
-    chance = logits.log_softmax(-1)
-    gain = chance[..., 1:] - chance[..., :-1]
-    row = torch.arange(len(logits), device=logits.device)
-    counts = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
-    for _ in range(objects):
-        at = gain.gather(-1, counts.clamp(max=gain.shape[-1] - 1)[..., None])[..., 0]
-        counts[row, at.argmax(1)] += 1
-    return counts
+    """The likeliest counts that sum to ``objects``, values taken as independent: exact, by dynamic programming."""
+    chance = logits.float().log_softmax(-1)
+    # best[:, s]: of the values so far, with s objects in all; came[v][:, s]: how many of them have value v.
+    best = chance.new_full((len(chance), objects + 1), -torch.inf)
+    best[:, 0] = 0.0
+    came = []
+    for v in range(chance.shape[1]):
+        # Place (s, c): c objects of this value, s - c before.
+        table = best.new_full((len(best), objects + 1, objects + 1), -torch.inf)
+        for c in range(objects + 1):
+            table[:, c:, c] = best[:, : objects + 1 - c] + chance[:, v, c, None]
+        best, taken = table.max(-1)
+        came.append(taken)
+    left = torch.full((len(chance), 1), objects, device=logits.device)
+    counts = []
+    for taken in reversed(came):
+        counts.append(taken.gather(1, left))
+        left = left - counts[-1]
+    return torch.cat(counts[::-1], 1)
 
 
 def agreement(first: Int[Tensor, "b v"], second: Int[Tensor, "b v"]) -> Float[Tensor, " b"]:
