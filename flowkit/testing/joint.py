@@ -55,6 +55,24 @@ class JointGaussian(Field):
         k = (1 - s) * (self.cross.T - self.source) + s * (self.data - self.cross)
         return torch.linalg.solve(self.covariance(t), k, left=False)
 
+    def gradient_matrix(
+        self, t: Float[Tensor, " b"], form: Float[Tensor, "d d"] | None = None
+    ) -> Float[Tensor, "b d d"]:
+        """The matrix M of the c-rectified field v = M x for the cost x^T H x / 2, H = ``form`` (default I): M = H^-1 P
+        with P symmetric, so v = H^-1 grad (x^T P x / 2), and the same law at every time.
+
+        P solves H^-1 P Sigma + Sigma P H^-1 = G Sigma + Sigma G^T with G of :meth:`matrix`. Liu 2022 (arXiv
+        2209.14577).
+        """
+        sigma, g = self.covariance(t), self.matrix(t)
+        d = sigma.shape[1]
+        inverse = torch.eye(d).to(sigma) if form is None else torch.linalg.inv(form).to(sigma).contiguous()
+        right = g @ sigma + sigma @ g.mT
+        # Rows one after the other: A P B becomes (A x B^T) P.
+        left = torch.stack([torch.kron(inverse, s) + torch.kron(s, inverse) for s in sigma.contiguous()])
+        p = torch.linalg.solve(left, right.reshape(-1, d * d)).reshape(-1, d, d)
+        return inverse @ (0.5 * (p + p.mT))
+
     def __call__(self, x: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Cond | None = None) -> Evaluation:
         return Evaluation(torch.einsum("bij,bj->bi", self.matrix(t.to(x.dtype)), x))
 
