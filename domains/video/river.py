@@ -22,6 +22,7 @@ from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.errors import UserError
+from flowkit.metrics.dequantisers import Levels
 from flowkit.nn.codec import IdentityCodec, LatentCodec
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives.flow_matching import FlowMatching
@@ -190,6 +191,29 @@ class RiverTask(Task):
                 raise UserError(f"the task reads {self.actions} numbers of action a frame, the data has none")
             values["action"] = raw["actions"][row, drawn.reference].to(target.dtype)
         return Batch(x1=target, cond=Cond(values, nulls={"distance": 1}))
+
+    @property
+    def levels(self) -> Levels:
+        """Bins of the bytes k at k / 127.5 - 1."""
+        return Levels(256, -1.0 - 1.0 / 255.0, 1.0 + 1.0 / 255.0)
+
+    def codes(self, raw: RawBatch) -> tuple[Tensor, Cond]:
+        """The bytes of the last frame of each clip, and the two frames before it (at the distance 1) as its condition,
+        for likelihoods (``flowkit evaluate RUN --bpd``).
+
+        Raises:
+            UserError: the codec is an autoencoder: latents are no bytes.
+        """
+        if not isinstance(self.codec, IdentityCodec):
+            raise UserError(f"bits per dimension are of pixels: no {type(self.codec).__name__}, but IdentityCodec")
+        frames = raw["frames"]
+        past, reference = self.encode(frames[:, -3:-1]).unbind(1)
+        distance = torch.ones(frames.shape[0], dtype=torch.long, device=frames.device)
+        values = {"reference": reference, "past": past, "distance": distance}
+        if self.actions:
+            values["action"] = raw["actions"][:, -1].to(reference.dtype)
+        # A codec that only moves pixels moves bytes exactly.
+        return self.codec.encode(frames[:, -1].float()).long(), Cond(values, nulls={"distance": 1})
 
     # --- predicting -------------------------------------------------------------------------------------------------
 

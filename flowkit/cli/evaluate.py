@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from flowkit import atomic
 from flowkit.cli import options
 from flowkit.errors import UserError, writing
+
+if TYPE_CHECKING:
+    from flowkit.data import Samples
+    from flowkit.tasks import Task
 
 SPLITS = ("train", "validation", "test")
 EXAMPLE = "example:\n  flowkit evaluate runs/mixture --split test --steps 4 --json"
@@ -22,23 +27,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, help="predictions of each sample, where a domain makes several")
     parser.add_argument("--metrics", metavar="NAMES", help="more measures, where a domain has heavy ones: names or all")
     options.add_request_argument(parser, "what else to ask of the evaluation, as the domain understands it")
+    parser.add_argument(
+        "--bpd",
+        action="store_true",
+        help="bits per dimension instead, of data of bytes; --samples: noises of each sample",
+    )
+    parser.add_argument(
+        "--dequantisation",
+        choices=("truncated", "uniform"),
+        help="from bytes to states (default truncated); with --bpd",
+    )
     parser.add_argument("--out", metavar="FILE", help="also write the metrics to this JSON file")
     parser.set_defaults(overrides=True)
+
+
+def _bits(args: argparse.Namespace, task: Task, samples: Samples) -> dict[str, float]:
+    from flowkit.train.bits import DEQUANTISERS, bits_per_dimension
+
+    if not len(samples):
+        return {}
+    dequantiser = DEQUANTISERS[args.dequantisation or "truncated"]()
+    draws = 1 if args.samples is None else args.samples
+    return bits_per_dimension(task, samples, dequantiser=dequantiser, draws=draws, limit=args.limit, seed=args.seed)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
     from pathlib import Path
 
+    from flowkit.tasks import Report
+
+    if args.dequantisation and not args.bpd:
+        raise UserError("--dequantisation is for bits per dimension: add --bpd")
     request = options.request(args)
     request |= {name: value for name in ("samples", "metrics") if (value := getattr(args, name)) is not None}
     loaded = options.load_run(args, with_data=True)
     assert loaded.data is not None  # with_data raises a UserError where the recipe has none
     loaded.data.prepare()
     samples = loaded.data.split(args.split)
-    report = loaded.task.report(
-        samples, sampler=loaded.sampler, seed=args.seed, limit=args.limit, request=request or None
-    )
+    if args.bpd:
+        report = Report(_bits(args, loaded.task, samples))
+    else:
+        report = loaded.task.report(
+            samples, sampler=loaded.sampler, seed=args.seed, limit=args.limit, request=request or None
+        )
     metrics = dict(report.metrics)
     if not len(samples):
         filled = " or ".join(f"--split {name}" for name in SPLITS if len(loaded.data.split(name)))
