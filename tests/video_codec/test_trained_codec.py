@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import pytest
 import torch
 import yaml
 from codec_toy import SIZES, few, train
@@ -36,11 +35,10 @@ def pictures(n=5):
     return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_a_river_run_holds_its_codec(codec_run, tmp_path, normalise):
+def test_a_river_run_holds_its_codec(codec_run, tmp_path):
     moved = tmp_path / "codec"
     shutil.copytree(codec_run, moved, symlinks=True)
-    path = recipe(tmp_path, trained(run=str(moved), normalise=normalise))
+    path = recipe(tmp_path, trained(run=str(moved), normalise=True))
     assert train(path, tmp_path / "river", *few(2)) == 0
     context = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     before = flowkit.load(tmp_path / "river")(context, frames=3, samples=2, seed=5)
