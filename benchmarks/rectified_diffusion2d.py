@@ -53,7 +53,7 @@ def judged(objective: FlowMatching, networks: Any, x0: torch.Tensor, real: torch
     assert isinstance(path, TrigonometricPath)
     xs, ts = trajectory(field, x0, DDIM(), 100)
     # t = 1 is left out: there the data prediction is the state.
-    out["first_orderness"] = float(curvature(field, path, xs[:-2], ts[:-2], of="data").mean())
+    out["first_orderness"] = float(curvature(field, path, xs[:-2], ts[:-2], of="data").mean().detach())
     out["straightness"] = straightness(xs, ts).total
     return out
 

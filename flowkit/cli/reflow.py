@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of pairs that run from real data back to noise, 0 to 1 (default 0)",
     )  # fmt: skip
     parser.add_argument(
+        "--project", action="store_true", help="make the noise of inverted pairs normal (of equal shapes)"
+    )
+    parser.add_argument(
         "--batch", type=int, default=0, metavar="N", help="pairs solved together (default: the trainer's batch)"
     )
     parser.add_argument("--shard", type=int, default=0, metavar="N", help="pairs of one file (default: eight batches)")
@@ -70,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
     if args.device == "cpu":
         overrides.insert(0, ("trainer.device", "cpu"))
     settings = Reflow(
-        pairs=args.pairs, batch=args.batch, shard=args.shard, inverted=args.inverted, seed=args.seed,
+        pairs=args.pairs, batch=args.batch, shard=args.shard, inverted=args.inverted, project=args.project,
+        seed=args.seed,
         sampler=options.sampler_overrides(args), overrides=overrides, device=options.device(args.device),
         dry_run=args.dry_run, on_progress=_Told(),
     )  # fmt: skip

@@ -27,6 +27,7 @@ from flowkit.errors import UserError, writing
 from flowkit.objectives.objective import Networks, Objective
 from flowkit.paths.affine import AffinePath
 from flowkit.procedures.pair_store import FORMAT, MANIFEST, PairStore, file_digest, read_manifest, shard_problem
+from flowkit.procedures.projection import excess_kurtosis, project_noise
 from flowkit.random import Rows, mix_seed
 from flowkit.solvers.sampler import Sampler
 from flowkit.solvers.solver import Solution, Status
@@ -50,6 +51,7 @@ class PairPlan:
         batch: pairs solved together.
         seed: of the noise.
         inverted: share of batches that run from real data back to noise, in [0, 1].
+        project: make the noise of inverted pairs normal (:mod:`flowkit.procedures.projection`), shard by shard.
     """
 
     pairs: int = 30_000
@@ -57,17 +59,24 @@ class PairPlan:
     batch: int = 256
     seed: int = 0
     inverted: float = 0.0
+    project: bool = False
 
     def __post_init__(self) -> None:
         if min(self.pairs, self.shard, self.batch) < 1:
             raise UserError(f"pairs {self.pairs}, shard {self.shard}, batch {self.batch}: each must be at least 1")
         if not 0.0 <= self.inverted <= 1.0:
             raise UserError(f"inverted {self.inverted}: it is a share of the pairs, from 0 to 1")
+        if self.project and not self.inverted:
+            raise UserError("project puts the noise of inverted pairs right, and none are inverted: say --inverted 0.5")
         if 0.0 < self.inverted < 1.0 and self.shard % self.batch:
             raise UserError(
                 f"inverted {self.inverted}: whole batches are inverted, so a shard must hold whole batches, and "
                 f"{self.shard} is no multiple of {self.batch}"
             )
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest; settings that are off, and that older stores do not know, are left out."""
+        return {name: value for name, value in asdict(self).items() if name != "project" or value}
 
     def runs_backward(self, first: int) -> bool:
         """Whether the batch that begins with pair ``first`` is inverted: evenly spread, in the asked proportion."""
@@ -107,7 +116,7 @@ def generate_pairs(
     source = getattr(objective, "source", None)
     if not isinstance(source, Source):
         raise UserError(f"{type(objective).__name__} has no source to draw x0 from: it cannot make pairs")
-    manifest = _begin(folder, json.loads(json.dumps({"plan": asdict(plan), "provenance": dict(provenance)})))
+    manifest = _begin(folder, json.loads(json.dumps({"plan": plan.record(), "provenance": dict(provenance)})))
     kept = {shard["file"]: shard for shard in manifest["shards"]}
     manifest["shards"] = []
     was_training = networks.training
@@ -196,6 +205,7 @@ class _Shard:
         lengths = None if self.lengths is None else self.lengths(numbers)
         order = np.asarray(numbers) if lengths is None else np.asarray(numbers)[np.argsort(lengths, kind="stable")]
         blocks: list[list[dict[str, Tensor]]] = []
+        backward: list[list[Tensor]] = []  # of each block: which rows were inverted
         calls, failed, reason = 0, 0, ""
         for start in range(0, len(order), self.plan.batch):
             first = numbers[0] + start
@@ -207,10 +217,12 @@ class _Shard:
                 reason = reason or solution.explain(int((~arrived).nonzero()[0]))
             calls += int(solution.network_calls[arrived].sum())
             part = {name: tensor[arrived].cpu() for name, tensor in part.items()}
-            if blocks and _shapes(blocks[-1][0]) == _shapes(part):
+            if not (blocks and _shapes(blocks[-1][0]) == _shapes(part)) and len(part["x1"]):
+                blocks.append([])
+                backward.append([])
+            if len(part["x1"]):
                 blocks[-1].append(part)
-            elif len(part["x1"]):
-                blocks.append([part])
+                backward[-1].append(torch.full((len(part["x1"]),), self.plan.runs_backward(first)))
             if self.on_progress is not None:
                 self.on_progress(min(first + self.plan.batch, numbers[-1] + 1), self.plan.pairs)
         if not blocks:
@@ -218,7 +230,20 @@ class _Shard:
         joined = [{name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in blocks]
         sizes = [len(block["x1"]) for block in joined]
         self.facts = {"pairs": sum(sizes), "failed": failed, "network_calls": calls, "blocks": sizes}
+        for block, parts in zip(joined, backward, strict=True):
+            if bool((rows := torch.cat(parts)).any()):
+                self._watch(block, rows)
         return {f"{number}/{name}": tensor for number, block in enumerate(joined) for name, tensor in block.items()}
+
+    def _watch(self, block: dict[str, Tensor], rows: Tensor) -> None:
+        """Note how normal the noise of inverted pairs is, and make it so where that was asked for."""
+        if "padding" not in block:
+            kurtosis = excess_kurtosis(block["x0"][rows])
+            self.facts.setdefault("inverted_kurtosis", []).append(round(kurtosis, 4))
+        if self.plan.project:
+            if "padding" in block:
+                raise UserError("inverted pairs of padded samples cannot be projected: leave project out")
+            block["x0"][rows] = project_noise(block["x0"][rows])
 
     def _solve(self, numbers: list[int], first: int) -> tuple[dict[str, Tensor], Solution]:
         batch = self.inputs(numbers)

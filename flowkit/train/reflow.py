@@ -56,6 +56,7 @@ class Reflow:
         batch: pairs solved together; 0 takes the trainer's batch.
         shard: pairs of one file, which are held in memory until it is written; 0 takes eight batches.
         inverted: share of pairs that run from real data back to noise, in [0, 1].
+        project: make the noise of inverted pairs normal.
         sampler: overrides of how the teacher makes pairs, on top of :data:`ACCURATE`.
         overrides: of the student's recipe (``trainer.steps``, ``sampler.steps``, ...).
         seed: of the pairs.
@@ -67,6 +68,7 @@ class Reflow:
     batch: int = 0
     shard: int = 0
     inverted: float = 0.0
+    project: bool = False
     sampler: Sequence[Override] = ()
     overrides: Sequence[Override] = ()
     seed: int = 0
@@ -136,7 +138,14 @@ class Reflow:
         samples.pad_multiple = max(built.trainer.bucket, 1)
         batch = self.batch or built.trainer.batch
         pairs = min(self.pairs, 2 * batch) if self.dry_run else self.pairs
-        plan = PairPlan(pairs, shard=self.shard or 8 * batch, batch=batch, seed=self.seed, inverted=self.inverted)
+        plan = PairPlan(
+            pairs,
+            shard=self.shard or 8 * batch,
+            batch=batch,
+            seed=self.seed,
+            inverted=self.inverted,
+            project=self.project,
+        )
         conditions = Conditions(guide.task, samples, self.seed)
         record = {
             "teacher": digest, "name": name, "task": type(guide.task).__name__,
