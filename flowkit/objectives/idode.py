@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch, Coupling
@@ -153,7 +154,8 @@ class IDODE(FlowMatching):
         probe = rademacher_like(x, generator)
         if cond.padding is not None:
             probe = probe.where(cond.padding, probe.new_zeros(()))
-        with torch.enable_grad():
+        # Fused attention has no second derivative.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = x.detach().requires_grad_()
             output = self.output(networks, x, t, cond)
             velocity = self.prediction.to_velocity(output, x, t, self.path)
