@@ -12,7 +12,10 @@ from pathlib import Path
 from flowkit.cli import options
 from flowkit.errors import UserError, nearest
 
-EXAMPLE = "examples:\n  flowkit list methods\n  flowkit list recipes --json      # with the whole descriptions"
+EXAMPLE = """examples:
+  flowkit list methods
+  flowkit list methods ConsistencyFM   # what it claims, what was measured, how to repeat it
+  flowkit list recipes --json          # with the whole descriptions"""
 
 #: Where a sentence ends: not after an initial (K. Ito) or an abbreviation (e.g.).
 SENTENCE_END = re.compile(r"(?<=[\w)\]'`][a-z0-9)\]'`%][.!?]) +(?=[A-Z`])")
@@ -39,11 +42,21 @@ NAMED = {"recipes": "recipes by name", "pretrained": "models that ship with plug
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument("kind", nargs="?", metavar="KIND", help="one of: " + ", ".join([*NAMED, *KINDS]))
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of methods: all that is known of one")
     options.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the names."""
+    if args.kind == "methods":
+        from flowkit.cli.list_methods import show_methods
+
+        show_methods(args.name, json=args.json)
+        return
+    if args.name:
+        raise UserError(
+            f"unknown argument {args.name!r}: only methods are shown one by one (flowkit list methods NAME)"
+        )
     rows = entries(args.kind)
     if args.json:
         options.print_json([{"name": name, "summary": summary} for name, summary in rows])
