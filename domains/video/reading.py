@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from domains.video.data.index import opened
-from domains.video.data.reader import Fit
+from domains.video.data.reader import Fit, new_reformatter
 from flowkit.errors import UserError
 
 
@@ -29,13 +29,14 @@ def read_square(path: str | Path, *, size: int, start: int, count: int, stride: 
         raise UserError(f"{path}: no such file")
     found: list[np.ndarray] = []
     with opened(path, threads="AUTO") as (container, stream):
+        reformatter = new_reformatter()
         rate = float(stream.average_rate or stream.guessed_rate or 10.0)
         for number, frame in enumerate(container.decode(stream)):
             if number < start or (number - start) % stride:
                 continue
             if frame.is_corrupt:
                 raise UserError(f"{str(path)!r} is damaged or cut short: frame {number} is not whole")
-            found.append(fit(frame))
+            found.append(fit(frame, reformatter))
             if len(found) == count:
                 break
     frames = np.stack(found) if found else np.empty((0, 3, size, size), np.uint8)

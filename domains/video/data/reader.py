@@ -44,14 +44,26 @@ class Fit:
         high, wide = (max(self.size, round(length * self.size / side)) for length in (height, width))
         return high, wide
 
-    def __call__(self, frame: Any) -> np.ndarray:
-        """A decoded frame as uint8 (3, H, W), RGB, whatever its pixel format; converted and scaled in one call."""
+    def __call__(self, frame: Any, reformatter: Any = None) -> np.ndarray:
+        """A decoded frame as uint8 (3, H, W), RGB, whatever its pixel format; converted and scaled in one call.
+
+        ``reformatter``: of PyAV, kept from frame to frame: setting one up costs several times what it does.
+        """
+        if reformatter is None:
+            reformatter = new_reformatter()
         height, width = self._scaled(frame.height, frame.width)
-        smaller = height < frame.height
-        rgb = frame.reformat(width, height, "rgb24", interpolation="AREA" if smaller else "BICUBIC").to_ndarray()
+        kind = "AREA" if height < frame.height else "BICUBIC"
+        rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=kind, threads=1).to_ndarray()
         high, wide = self.shape(frame.height, frame.width)
         top, left = (height - high) // 2, (width - wide) // 2
         return np.ascontiguousarray(rgb[top : top + high, left : left + wide].transpose(2, 0, 1))
+
+
+def new_reformatter() -> Any:
+    """What converts and scales frames, for :class:`Fit`."""
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter()
 
 
 def decode(path: Path, fit: Fit = Fit()) -> Iterator[np.ndarray]:
@@ -62,8 +74,9 @@ def decode(path: Path, fit: Fit = Fit()) -> Iterator[np.ndarray]:
     """
     number, shape = 0, None
     with opened(path, threads="AUTO") as (container, stream):
+        reformatter = new_reformatter()
         for frame in container.decode(stream):
-            array = _converted(frame, fit, path, number)
+            array = _converted(frame, fit, path, number, reformatter)
             if shape is not None and array.shape != shape:
                 raise UserError(f"frames of {str(path)!r} change their size at frame {number}: give a size for all")
             shape = array.shape
@@ -71,10 +84,10 @@ def decode(path: Path, fit: Fit = Fit()) -> Iterator[np.ndarray]:
             number += 1
 
 
-def _converted(frame: Any, fit: Fit, path: Path, number: int) -> np.ndarray:
+def _converted(frame: Any, fit: Fit, path: Path, number: int, reformatter: Any) -> np.ndarray:
     if frame.is_corrupt:
         raise UserError(f"{str(path)!r} is damaged or cut short: frame {number} is not whole")
-    return fit(frame)
+    return fit(frame, reformatter)
 
 
 class VideoReader:
@@ -96,6 +109,7 @@ class VideoReader:
         self._open: ExitStack | None = None
         self._container: Any = None
         self._stream: Any = None
+        self._reformatter: Any = None
         self._frames: Iterator[Any] = iter(())
         #: Number of the frame that was decoded last, and that frame; -1 where there is none.
         self._number, self._frame = -1, None
@@ -138,7 +152,7 @@ class VideoReader:
         out = np.empty((len(wanted), 3, *self.shape), dtype=np.uint8)
         ordered, places = np.unique(wanted, return_inverse=True)
         for place, number in enumerate(ordered.tolist()):
-            array = _converted(self._reach(number), self.fit, self.index.path, number)
+            array = _converted(self._reach(number), self.fit, self.index.path, number, self._reformatter)
             if array.shape != out.shape[1:]:
                 raise UserError(
                     f"frames of {str(self.index.path)!r} change their size at frame {number}: give a size for all"
@@ -184,6 +198,7 @@ class VideoReader:
             self.close()
             self._open = ExitStack()
             self._container, self._stream = self._open.enter_context(opened(self.index.path))
+            self._reformatter = new_reformatter()
         self._number, self._frame = -1, None
         if key > 0 or not fresh:
             try:
