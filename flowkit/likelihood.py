@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -89,21 +89,49 @@ class _Augmented(Field):
         return Evaluation(torch.cat([out.v.flatten(1), self.scale * div[:, None]], 1), {}, out.calls)
 
 
+class Options(TypedDict, total=False):
+    """What both functions take by keyword.
+
+    Attributes:
+        cond: condition and padding; densities are over the unpadded elements.
+        source: the law of x0; None is the standard normal.
+        divergence: ``exact`` needs as many vector-Jacobian products as a sample has elements, ``hutchinson`` one and is
+            unbiased.
+        probe: of Hutchinson's estimate; ``rademacher`` has the smaller variance.
+        solver: None is Dormand and Prince's 5(4).
+        controller: None holds rtol = atol = 1e-6 per sample.
+        density_weight: the error of l weighs this many times that of x as a whole in the error norm: l has the absolute
+            tolerance atol / density_weight of its own, however many elements x has.
+        max_evaluations: per sample.
+        generator: draws the probe, once.
+    """
+
+    cond: Cond | None
+    source: Source | None
+    divergence: Divergence
+    probe: Probe
+    solver: Solver | None
+    controller: Controller | None
+    density_weight: float
+    max_evaluations: int
+    generator: RandomSource | None
+
+
 def _solve_with_density(
     field: Field | Callable[..., Tensor],
     x: Tensor,
     *,
     at_source: bool,
-    cond: Cond | None,
-    source: Source | None,
-    divergence: Divergence,
-    probe: Probe,
-    solver: Solver | None,
-    controller: Controller | None,
-    density_weight: float,
     span: tuple[float, float],
-    max_evaluations: int,
-    generator: RandomSource | None,
+    cond: Cond | None = None,
+    source: Source | None = None,
+    divergence: Divergence = "exact",
+    probe: Probe = "rademacher",
+    solver: Solver | None = None,
+    controller: Controller | None = None,
+    density_weight: float = 1.0,
+    max_evaluations: int = 10_000,
+    generator: RandomSource | None = None,
 ) -> Solution:
     """Solve from ``x`` with the integral of the divergence beside it; the end of the span that is at the source gives
     the prior.
@@ -164,34 +192,16 @@ def log_likelihood(
     field: Field | Callable[..., Tensor],
     x1: Float[Tensor, "b *d"],
     *,
-    cond: Cond | None = None,
-    source: Source | None = None,
-    divergence: Divergence = "exact",
-    probe: Probe = "rademacher",
-    solver: Solver | None = None,
-    controller: Controller | None = None,
-    density_weight: float = 1.0,
     span: tuple[float, float] = (1.0, 0.0),
-    max_evaluations: int = 10_000,
-    generator: RandomSource | None = None,
+    **options: Unpack[Options],
 ) -> Solution:
     """log p_1(x1) in nats by one solve backward in time.
 
     Args:
         field: the velocity field, or a plain function (x, t) -> v. Its samples must not touch each other.
         x1: the data (b, *d).
-        cond: condition and padding; densities are over the unpadded elements.
-        source: the law of x0; None is the standard normal.
-        divergence: ``exact`` needs as many vector-Jacobian products as a sample has elements, ``hutchinson`` one and is
-            unbiased.
-        probe: of Hutchinson's estimate; ``rademacher`` has the smaller variance.
-        solver: None is Dormand and Prince's 5(4).
-        controller: None holds rtol = atol = 1e-6 per sample.
-        density_weight: the error of l weighs this many times that of x as a whole in the error norm: l has the absolute
-            tolerance atol / density_weight of its own, however many elements x has.
         span: from the time of ``x1`` to that of the source.
-        max_evaluations: per sample.
-        generator: draws the probe, once.
+        options: see :class:`Options`.
 
     Returns:
         The solution, ``x`` the state at the end of the span and ``log_density`` (b,); nan where a sample did not
@@ -200,53 +210,17 @@ def log_likelihood(
     Raises:
         UserError: a guided field, or a condition that is redrawn inside the solve.
     """
-    return _solve_with_density(
-        field,
-        x1,
-        at_source=False,
-        cond=cond,
-        source=source,
-        divergence=divergence,
-        probe=probe,
-        solver=solver,
-        controller=controller,
-        density_weight=density_weight,
-        span=span,
-        max_evaluations=max_evaluations,
-        generator=generator,
-    )
+    return _solve_with_density(field, x1, at_source=False, span=span, **options)
 
 
 def sample_with_log_density(
     field: Field | Callable[..., Tensor],
     x0: Float[Tensor, "b *d"],
     *,
-    cond: Cond | None = None,
-    source: Source | None = None,
-    divergence: Divergence = "exact",
-    probe: Probe = "rademacher",
-    solver: Solver | None = None,
-    controller: Controller | None = None,
-    density_weight: float = 1.0,
     span: tuple[float, float] = (0.0, 1.0),
-    max_evaluations: int = 10_000,
-    generator: RandomSource | None = None,
+    **options: Unpack[Options],
 ) -> Solution:
-    """Solve forward from the state ``x0`` (``path.start`` of a draw) and give log p_1 of where it ends; arguments as in
-    :func:`log_likelihood`.
+    """Solve forward from the state ``x0`` (``path.start`` of a draw) and give log p_1 of where it ends; options and
+    errors as of :func:`log_likelihood`.
     """
-    return _solve_with_density(
-        field,
-        x0,
-        at_source=True,
-        cond=cond,
-        source=source,
-        divergence=divergence,
-        probe=probe,
-        solver=solver,
-        controller=controller,
-        density_weight=density_weight,
-        span=span,
-        max_evaluations=max_evaluations,
-        generator=generator,
-    )
+    return _solve_with_density(field, x0, at_source=True, span=span, **options)
