@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", help="the run's folder (default runs/ and the recipe's name)")
     parser.add_argument("--resume", metavar="WHICH", help="go on with the run in --out: last, best or a step")
+    parser.add_argument("--teacher", metavar="RUN", help="a trained run that the objective learns from")
     parser.add_argument("--seed", type=int, help="instead of the recipe's seed")
     parser.add_argument("--device", choices=("auto", "cpu"), help="auto takes the GPUs that the launch gives (default)")
     parser.add_argument("--dry-run", action="store_true", help="two steps, one evaluation, one sample; nothing is kept")
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
 
     source, folder = _source_and_folder(args)
     overrides: list[Override] = list(args.overrides)
+    if args.teacher is not None:
+        overrides.append(("teacher", json.dumps(args.teacher)))
     if args.seed is not None:
         overrides.append(("seed", str(args.seed)))
     if args.device is not None:
