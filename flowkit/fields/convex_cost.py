@@ -96,6 +96,7 @@ class QuadraticForm(ConvexCost):
             raise UserError(f"QuadraticForm: the matrix must be symmetric, got {matrix}")
         if float(torch.linalg.eigvalsh(h).min()) <= 0.0:
             raise UserError(f"QuadraticForm: the matrix must be positive definite, got {matrix}")
+        self.matrix = matrix
         self._matrix, self._inverse = h, torch.linalg.inv(h)
 
     def _apply(self, matrix: Tensor, x: Tensor) -> Tensor:

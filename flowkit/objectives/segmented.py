@@ -169,6 +169,12 @@ class Segmented(FlowMatching):
         """The trained field, of all segments."""
         return SegmentField(networks.main, self.path, self.prediction, self.segments)
 
+    def check_sampler(self, sampler: Sampler, span: tuple[float, float] = (0.0, 1.0)) -> None:
+        """See :class:`Objective`: a grid must hold the boundaries."""
+        plan = sampler.stepping().plan(span)
+        if plan is not None:
+            self.segments.check(plan, f"{type(self).__name__}: {sampler.steps} steps on {sampler.grid!r}")
+
     def generate(
         self,
         networks: Networks,
@@ -187,11 +193,10 @@ class Segmented(FlowMatching):
         Raises:
             UserError: as :class:`FlowMatching`, and a grid that steps over a boundary.
         """
+        self.check_sampler(sampler, span)
         state = self.beginning(like, cond, sampler=sampler, x0=x0, start=span[0], generator=generator)
         controller = sampler.stepping()
         plan = controller.plan(span)
-        if plan is not None:
-            self.segments.check(plan, f"{type(self).__name__}: {sampler.steps} steps on {sampler.grid!r}")
         low, high = min(span), max(span)
         cuts = [low, *(s for s in self.segments.boundaries if low < s < high), high]
         pieces = list(pairwise(cuts))

@@ -16,7 +16,7 @@ __all__ = ["FromData"]
 
 class FromData(Source):
     """x0 is a sample of ``data``, drawn at random: rectified flow from one set to the other, paired independently.
-    Reflow then finds pairs that belong together. Liu et al. 2022, "Flow Straight and Fast" (arXiv 2209.03003), section 5.
+    Reflow then finds pairs that belong together. Liu et al. 2022, "Flow Straight and Fast" (arXiv 2209.03003).
 
     There is no noise: a temperature has no meaning, nor have scores and likelihoods.
 

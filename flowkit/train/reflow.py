@@ -8,7 +8,7 @@ straighter. Each round is an ordinary run: its folder can be sampled, evaluated,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,11 @@ class Reflow:
         store = folder / PAIRS
         recipe = self._student(teacher, guide, store, digest, distil)
         built = recipe.build()
+        if built.task.objective.needs_teacher:
+            raise UserError(
+                f"{type(built.task.objective).__name__} asks its teacher in training and wants no pairs: "
+                f"train a recipe with teacher: {teacher}"
+            )
         built.task.objective.check_sampler(built.sampler)
         _begin_as(built.task, guide.task)
         self._make(guide, built, store, digest, str(teacher))
@@ -116,7 +121,10 @@ class Reflow:
             data = data["init_args"]["data"]
         arguments = {"store": str(store), "data": data, "teacher": digest}
         raw["data"] = {"class_path": import_path(PairData), "init_args": arguments}
+        raw.pop("teacher", None)
         key, accepted = _objective_of(guide.task)
+        if any(path_ == f"task.{key}" for path_, _ in self.overrides):
+            raw["task"] = _without_defaults(raw["task"], key, type(guide.task.objective))
         changes: list[Override] = [(f"task.{key}.coupling", "GivenPairs")]
         # The pairs held out say how far the student is; sampling with many steps would favour its first steps.
         changes += [("trainer.best", "eval/loss"), ("trainer.mode", "min")]
@@ -235,6 +243,24 @@ def _objective_of(task: Task) -> tuple[str, Iterable[str]]:
             "with a coupling, such as FlowMatching"
         )
     return keys[0], accepted
+
+
+def _without_defaults(task: Mapping[str, Any], key: str, objective: type) -> dict[str, Any]:
+    """A resolved ``task`` whose objective says only what differs from the defaults of its class ``objective``: another
+    class then has defaults of its own."""
+    arguments = dict(task["init_args"])
+    given = dict(arguments[key].get("init_args") or {})
+    for name, parameter in (parameters(objective) or {}).items():
+        if name in given and not parameter.required and given[name] == _written(parameter.default):
+            del given[name]
+    arguments[key] = {**arguments[key], "init_args": given}
+    return {**task, "init_args": arguments}
+
+
+def _written(value: Any) -> Any:
+    """A default as a resolved recipe writes it."""
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    return value if plain else specification(value)
 
 
 def _begin_as(student: Task, teacher: Task) -> None:
