@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from flowkit.errors import UserError
 from flowkit.random import RandomSource, uniform
 
-#: Distances held at once: 2^24 float32 are 64 MiB.
-_DISTANCES = 1 << 24
+#: Distances held at once: 2^22 float32 are 16 MiB, which caches hold.
+_DISTANCES = 1 << 22
 
 
 class Quantised(NamedTuple):
