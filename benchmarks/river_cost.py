@@ -98,7 +98,7 @@ class Measurement:
         motion: Any = trained.motion
         source = BouncingSprites(
             frames=FRAMES, size=trained.size, sprites=trained.sprites, motion=motion, colour=trained.colour,
-            held_out=trained.held_out, validation=args.clips + 2 * args.count,
+            held_out=trained.held_out, side=trained.side, speed=trained.speed, validation=args.clips + 2 * args.count,
         )  # fmt: skip
         clips = every_clip(source.split("validation"), args.clips + 2 * args.count)
         self.clips, real = clips[: args.clips], clips[args.clips :]
