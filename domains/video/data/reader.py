@@ -18,6 +18,8 @@ from flowkit import atomic
 from flowkit.errors import UserError, writing
 
 _CHUNK = 64
+#: Going to a key frame costs as much as decoding about so many frames.
+_SEEK = 4
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,16 @@ class Fit:
 
         ``reformatter``: of PyAV, kept from frame to frame: setting one up costs several times what it does.
         """
-        if reformatter is None:
-            reformatter = new_reformatter()
+        return np.ascontiguousarray(self.view(frame, reformatter or new_reformatter()))
+
+    def view(self, frame: Any, reformatter: Any) -> np.ndarray:
+        """The same, in memory with the channels last."""
         height, width = self._scaled(frame.height, frame.width)
         kind = "AREA" if height < frame.height else "BICUBIC"
         rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=kind, threads=1).to_ndarray()
         high, wide = self.shape(frame.height, frame.width)
         top, left = (height - high) // 2, (width - wide) // 2
-        return np.ascontiguousarray(rgb[top : top + high, left : left + wide].transpose(2, 0, 1))
+        return rgb[top : top + high, left : left + wide].transpose(2, 0, 1)
 
 
 def new_reformatter() -> Any:
@@ -76,7 +80,7 @@ def decode(path: Path, fit: Fit = Fit()) -> Iterator[np.ndarray]:
     with opened(path, threads="AUTO") as (container, stream):
         reformatter = new_reformatter()
         for frame in container.decode(stream):
-            array = _converted(frame, fit, path, number, reformatter)
+            array = np.ascontiguousarray(_converted(frame, fit, path, number, reformatter))
             if shape is not None and array.shape != shape:
                 raise UserError(f"frames of {str(path)!r} change their size at frame {number}: give a size for all")
             shape = array.shape
@@ -87,7 +91,7 @@ def decode(path: Path, fit: Fit = Fit()) -> Iterator[np.ndarray]:
 def _converted(frame: Any, fit: Fit, path: Path, number: int, reformatter: Any) -> np.ndarray:
     if frame.is_corrupt:
         raise UserError(f"{str(path)!r} is damaged or cut short: frame {number} is not whole")
-    return fit(frame, reformatter)
+    return fit.view(frame, reformatter)
 
 
 class VideoReader:
@@ -166,8 +170,8 @@ class VideoReader:
         key = int(np.searchsorted(self.index.keys, wanted, side="right")) - 1
         begun = int(np.searchsorted(self.index.pts, self.index.keys[key]))
         failure: UserError | None = None
-        # On from here where no key frame is nearer; else from it, the one before it, the start of the file.
-        if self._number >= begun and self._number <= number:
+        # On from here where no key frame is much nearer; else from it, the one before it, the start of the file.
+        if 0 <= self._number <= number and self._number + _SEEK >= begun:
             try:
                 frame = self._advance(number)
                 if frame is not None:
