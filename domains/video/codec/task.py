@@ -104,6 +104,10 @@ class FrameAutoencoder(Task):
         return codec, Phase(name="critic", parameters=("critic.",), first_step=self.critic_start)
 
     def adapt(self, data: DataSource) -> None:
+        """See :meth:`refit`."""
+        self.refit(data)
+
+    def refit(self, data: DataSource) -> None:
         """Check the frames' size and keep some validation frames to show.
 
         Raises:
@@ -187,27 +191,27 @@ class FrameAutoencoder(Task):
         self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
     ) -> dict[str, float]:
         """``psnr`` and ``ssim`` of held-out frames (a few of each clip, at most ``evaluate_frames``), and of the codes
-        that these frames use ``codes_used`` (share of the codebook) and ``perplexity``."""
+        that these frames use ``codes_used`` (share of the codebook) and ``perplexity``; ``latent_std`` of a channel."""
         frames = spread_frames(samples, self.evaluate_frames, clips=limit)
         if not len(frames):
             return {}
         found: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
-        codes = []
-        was = self.training
-        self.eval()
-        for part in frames.split(_BATCH):
-            true = scaled(part.to(self.device))
-            latents = self.network.encode(true)
-            codes.append(self.network.quantiser.codes_of(latents))
-            made = self.network.decode(latents).float().clamp(-1.0, 1.0)
-            found["psnr"].append(psnr(made, true).cpu())
-            if self.size > 5:
-                found["ssim"].append(ssim(made, true).cpu())
-        self.train(was)
-        numbers = torch.cat(codes)
+        parts = []
+        with self.evaluating():
+            for part in frames.split(_BATCH):
+                true = scaled(part.to(self.device))
+                latents = self.network.encode(true)
+                parts.append(latents)
+                made = self.network.decode(latents).float().clamp(-1.0, 1.0)
+                found["psnr"].append(psnr(made, true).cpu())
+                if self.size > 5:
+                    found["ssim"].append(ssim(made, true).cpu())
+            every = torch.cat(parts)
+            codes = self.network.quantiser.codes_of(every)
         return {name: finite_mean(torch.cat(values)) for name, values in found.items() if values} | {
-            "codes_used": len(numbers.unique()) / self.network.codes,
-            "perplexity": float(perplexity(numbers, self.network.codes)),
+            "codes_used": len(codes.unique()) / self.network.codes,
+            "perplexity": float(perplexity(codes, self.network.codes)),
+            "latent_std": float(every.float().var((0, 2, 3)).mean().sqrt()),
         }
 
     def present(self, samples: Samples, *, sampler: Sampler, seed: int = 0) -> Mapping[str, Presentation]:
@@ -229,10 +233,8 @@ class FrameAutoencoder(Task):
     def _beside(self, frames: UInt8[Tensor, "n c h w"]) -> Presentation:
         from domains.video.codec.present import above
 
-        was = self.training
-        self.eval()
-        made = pixels(self.reconstruct(frames.to(self.device))).cpu()
-        self.train(was)
+        with self.evaluating():
+            made = pixels(self.reconstruct(frames.to(self.device))).cpu()
         return above(frames.numpy(), made.numpy())
 
     def pipeline(self, sampler: Sampler) -> FrameCodec:
