@@ -27,7 +27,7 @@ from flowkit.paths.trigonometric import TrigonometricPath
 from flowkit.solvers.ddim import DDIM
 from flowkit.solvers.sampler import Sampler
 from flowkit.testing import GaussianMixture
-from flowkit.times import SegmentGrid, UniformTimes
+from flowkit.times import SegmentGrid, UniformGrid, UniformTimes
 
 LAW = GaussianMixture.ring(components=8, radius=3.0, scale=0.3)
 SEGMENTS = 4
@@ -42,10 +42,10 @@ def judged(objective: FlowMatching, networks: Any, x0: torch.Tensor, real: torch
     """W2 at a few steps; S and the variance of the data prediction over 100 DDIM steps."""
     out: Results = {}
     for steps in (1, 2, SEGMENTS, 60):
-        grid = SegmentGrid(SEGMENTS) if isinstance(objective, PhasedRectifiedDiffusion) else None
-        if grid is not None and steps % SEGMENTS:
+        phased = isinstance(objective, PhasedRectifiedDiffusion)
+        if phased and steps % SEGMENTS:
             continue
-        sampler = Sampler(solver=DDIM(), steps=steps, **({} if grid is None else {"grid": grid}))
+        sampler = Sampler(solver=DDIM(), steps=steps, grid=SegmentGrid(SEGMENTS) if phased else UniformGrid())
         with torch.no_grad():
             made = objective.generate(networks, x0, Cond(), sampler=sampler, x0=x0).x
         out[f"wasserstein2_{steps}"] = wasserstein2(made[: len(real)], real)

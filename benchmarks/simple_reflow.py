@@ -52,7 +52,7 @@ def load_digits(path: Path | None) -> torch.Tensor:
         return torch.from_numpy(np.load(path)["images"]).float()
     from sklearn.datasets import load_digits as of_sklearn
 
-    return torch.from_numpy(of_sklearn().images).float()
+    return torch.from_numpy(of_sklearn()["images"]).float()  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def scaled(grey: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

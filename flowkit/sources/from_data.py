@@ -29,7 +29,8 @@ class FromData(Source):
     capturable = False
 
     def __init__(self, data: DataSource, field: str = "x", split: Split = "train") -> None:
-        self.data, self.field, self.split = data, field, split
+        self.data, self.field = data, field
+        self.split: Split = split
         self._samples: Samples | None = None
 
     def samples(self) -> Samples:
