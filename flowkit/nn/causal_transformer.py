@@ -8,6 +8,7 @@ Conditions are tokens in front, a vector or a label each.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -82,6 +83,17 @@ class PointCoder(SequenceNetwork):
             )  # fmt: skip
         else:
             self.out = nn.ModuleDict({head.name: nn.Linear(tokens * width, size) for head in spec.heads})
+
+    @abstractmethod
+    def forward_points(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
+        """The heads at all points at once."""
+
+    def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
+        """See :class:`SequenceNetwork`."""
+        if self.spec.sequence:
+            return self.forward_points(inputs, times, cond)
+        heads = self.forward_points([inputs[0][:, None]], [times[0][:, None]], cond)
+        return {name: value[:, 0] for name, value in heads.items()}
 
     def prefix(self, rows: int, cond: Cond) -> Float[Tensor, "b k width"]:
         """The conditions as tokens; where they have p rows for each sequence, p tokens each."""
@@ -165,15 +177,8 @@ class CausalTransformer(PointCoder):
         self.blocks = nn.ModuleList(_Block(width, heads, expansion * width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
-        """See :class:`SequenceNetwork`."""
-        if not self.spec.sequence:
-            heads = self.forward_points([inputs[0][:, None]], [times[0][:, None]], cond)
-            return {name: value[:, 0] for name, value in heads.items()}
-        return self.forward_points(inputs, times, cond)
-
     def forward_points(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
-        """The heads at all points at once."""
+        """See :class:`PointCoder`."""
         front = self.prefix(inputs[0].shape[0], cond)
         h = torch.cat([front, self.embed(inputs, times)], 1)
         mask = self._mask(front.shape[1], h.shape[1], h.shape[1], h.device) if self.window else None

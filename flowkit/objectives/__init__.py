@@ -1,6 +1,7 @@
 """What is minimised: one paper, one file."""
 
 from flowkit.objectives.ada_flow import AdaFlow
+from flowkit.objectives.calm_flow import CaLMFlow
 from flowkit.objectives.consistency_fm import ConsistencyFM
 from flowkit.objectives.constant_acceleration import ConstantAcceleration
 from flowkit.objectives.distance import Distance, PseudoHuber, SquaredError
@@ -12,6 +13,7 @@ from flowkit.objectives.regression import Regression
 __all__ = [
     "IDODE",
     "AdaFlow",
+    "CaLMFlow",
     "ConsistencyFM",
     "ConstantAcceleration",
     "Distance",
