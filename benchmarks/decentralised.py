@@ -89,7 +89,9 @@ def experiment(seed: int, steps: int, runs: int) -> dict[str, Any]:
     return found
 
 
-def learn(seed: int, steps: int, batch: int = 128) -> dict[str, float]:
+def learn(
+    seed: int, steps: int, batch: int = 128, *, momentum: float = 0.0, peak: float = 0.1, graph: str = "ring"
+) -> dict[str, float]:
     """(b): losses on all eight Gaussians of the average, of central training and of agents alone."""
     angles = torch.arange(8) * (2 * math.pi / 8)
     centres = 3.0 * torch.stack([angles.cos(), angles.sin()], 1)
@@ -114,27 +116,28 @@ def learn(seed: int, steps: int, batch: int = 128) -> dict[str, float]:
             x1 = data(0, list(range(8)), 40_000, 77)
             return float(objective.loss(net, Batch(x1=x1), generator=Rows(5, total=len(x1))).total)
 
-    def train(nets: list[Networks], owned: list[list[int]], each: int, graph: Graph | None) -> None:
-        groups = [(nets, graph)] if graph is not None else [([net], Graph.named("ring", 1)) for net in nets]
-        makers = [
-            DecentralisedSGD.of_modules(group, torch.optim.Adam, communicator=InProcess(own)) for group, own in groups
-        ]
+    def optimiser(parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters) if momentum < 0 else torch.optim.SGD(parameters, lr=1.0, momentum=momentum)
+
+    def train(nets: list[Networks], owned: list[list[int]], each: int, mixed: Graph | None) -> None:
+        groups = [(nets, mixed)] if mixed is not None else [([net], Graph.named("ring", 1)) for net in nets]
+        makers = [DecentralisedSGD.of_modules(group, optimiser, communicator=InProcess(own)) for group, own in groups]
         for step in range(steps):
-            rate = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-6
+            rate = peak * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-6
             for n, net in enumerate(nets):
                 gradient(net, data(step, owned[n], each, n), step, n)
             for maker in makers:
                 maker.schedule = DecayingWeights(step=rate, step_decay=0.0, mix=0.0, mix_decay=0.0)
                 maker.step()
                 maker.zero_grad()
-        if graph is not None:
+        if mixed is not None:
             with makers[0].averaged():
                 found["average of the agents"] = loss(nets[0])
             found["disagreement at the end"] = makers[0].disagreement()
 
     found: dict[str, float] = {}
     parts = [[2 * n, 2 * n + 1] for n in range(agents)]
-    train([networks() for _ in range(agents)], parts, batch, Graph.named("ring", agents))
+    train([networks() for _ in range(agents)], parts, batch, Graph.named(graph, agents))
     central = [networks()]
     train(central, [list(range(8))], batch * agents, None)
     found["central"] = loss(central[0])
