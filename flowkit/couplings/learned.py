@@ -41,8 +41,9 @@ class LearnedCoupling(Coupling):
     Args:
         beta: weight of the KL term, positive; 20 for images in the paper, 5 for points. Too small, and draws of the
             source are no longer what the flow was trained on: compare ``aggregate_variance`` in the logs with 1.
-        standardise: shift and scale all draws of the encoder by their running mean and deviation (one number each, over
-            samples and elements), so that the aggregate has those of the source.
+        standardise: shift and scale all draws of the encoder by their mean and deviation (one number each, over samples
+            and elements), so that the aggregate has those of the source: in training those of the batch that a process
+            holds, with gradients (or the scale of the encoder would run away), else the running ones.
         momentum: of the running moments, per training step.
         bound: log-variances are held inside [-bound, bound].
 
@@ -112,7 +113,7 @@ class LearnedCoupling(Coupling):
         if self.training:
             self._follow(z.detach(), padding)
         if self.standardise:
-            middle, width = self.aggregate_mean.to(z), self.aggregate_variance.sqrt().clamp_min(1e-3).to(z)
+            middle, width = self._shift_and_scale(z, padding)
             z, mean, log_variance = (z - middle) / width, (mean - middle) / width, log_variance - 2.0 * width.log()
         x0 = centre + scale * z
         if moments is None:
@@ -133,6 +134,12 @@ class LearnedCoupling(Coupling):
     def report(self) -> Mapping[str, Float[Tensor, ""]]:
         """Running moments of the encoder's draws: 0 and 1 where they follow the source."""
         return {"aggregate_mean": self.aggregate_mean.clone(), "aggregate_variance": self.aggregate_variance}
+
+    def _shift_and_scale(self, z: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return self.aggregate_mean.to(z), self.aggregate_variance.sqrt().clamp_min(1e-3).to(z)
+        real = z if padding is None else z.masked_select(padding.expand_as(z))
+        return real.mean(), real.std(correction=0).clamp_min(1e-3)
 
     @torch.no_grad()
     def _follow(self, z: Tensor, padding: Tensor | None) -> None:
