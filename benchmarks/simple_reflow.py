@@ -2,8 +2,9 @@
 
 Teacher: flow matching of the data prediction on 1200 digits (dequantised). Students begin as it and train on its pairs;
 energy distance of their samples to the 597 digits held out, at 9 network calls with DPM-Solver-2 (5 steps) and 10 with
-Heun (5 steps). Limit of the card: all switches at most 0.9 of the baseline (plain reflow, Heun, even steps), and no
-single switch more than 5 % worse, medians over seeds.
+Heun (5 steps). Samples are rounded to the 17 grey levels of the data first, as pictures are before they are judged; the
+distance of what was made, noise of the dequantisation included, stands beside it. Limit of the card: all switches at
+most 0.9 of the baseline (plain reflow, Heun, even steps), and no single switch more than 5 % worse, medians over seeds.
 
     python benchmarks/simple_reflow.py --out benchmarks/out/simple_reflow.json
 
@@ -42,8 +43,8 @@ from flowkit.times import ExponentialTimes, SigmoidGrid, UniformGrid, UniformTim
 TRAINING = ("weight", "times", "metric", "dropout", "pairs")
 SAMPLING = ("grid", "solver")
 SWITCHES = TRAINING + SAMPLING
-#: High-pass strengths and grid steepness of the paper are not known; these are FlowKit's.
-STRENGTH, STEEPNESS, DROPOUT, INVERTED = 10.0, 6.0, 0.1, 0.5
+#: The strength of the paper's high-pass metric is not known; this is FlowKit's. Its grid has about this steepness.
+STRENGTH, STEEPNESS, DROPOUT, INVERTED = 10.0, 20.0, 0.1, 0.5
 
 
 def load_digits(path: Path | None) -> torch.Tensor:
@@ -58,6 +59,11 @@ def load_digits(path: Path | None) -> torch.Tensor:
 def scaled(grey: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Dequantised and in [-1, 1]."""
     return (grey + torch.rand(grey.shape, generator=generator)) / 8.5 - 1.0
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """The grey levels 0 to 16 of pictures, in [-1, 1] again."""
+    return ((x + 1.0) * 8.5).floor().clamp(0.0, 16.0) / 8.0 - 1.0
 
 
 def network(dropout: float) -> Callable[[Objective], Networks]:
@@ -119,16 +125,20 @@ def measure(seed: int, *, steps: int, pairs: int, points: int, digits: Path | No
         back = solve(field, real, solver=Heun(), controller=FixedSteps(50), span=(1.0, 0.0)).x
     plain_pairs, mixture = mixed(x0, x1, x0, x1), mixed(x0, x1, project_noise(back), real)
 
+    def judge(x: torch.Tensor) -> dict[str, float]:
+        one, two = x.flatten(1), held.flatten(1)
+        return {"rounded": energy_distance(rounded(one), rounded(two)), "made": energy_distance(one, two)}
+
     start = torch.randn(points, 8, 8, generator=generator)
-    floor = energy_distance(scaled(training, generator).flatten(1), held.flatten(1))
     made = {"teacher": ends(field, start, Heun(), 50), "teacher, 5 steps of Heun": ends(field, start, Heun(), 5)}
     out: Results = {
-        "floor": floor,
         "kurtosis": excess_kurtosis(back),
-        "distances": {name: energy_distance(x.flatten(1), held.flatten(1)) for name, x in made.items()},
+        "distances": {name: judge(x) for name, x in {"real": scaled(training, generator), **made}.items()},
     }
     settings = {"baseline": frozenset(), "all": frozenset(SWITCHES)}
     settings |= {f"with {one}": frozenset({one}) for one in SWITCHES}
+    settings["with grid and solver"] = frozenset(SAMPLING)
+    settings["all of training"] = frozenset(TRAINING)
     settings |= {f"without {one}": frozenset(SWITCHES) - {one} for one in SWITCHES}
     trained: dict[frozenset[str], Networks] = {}
     for name, on in settings.items():
@@ -140,20 +150,23 @@ def measure(seed: int, *, steps: int, pairs: int, points: int, digits: Path | No
             )  # fmt: skip
         with torch.no_grad():
             x = student(on).generate(trained[learnt], start, Cond(), sampler=sampler(on), x0=start).x
-        out["distances"][name] = energy_distance(x.flatten(1), held.flatten(1))
-        print(seed, name, f"{out['distances'][name]:.5f}", flush=True)
+        out["distances"][name] = judge(x)
+        print(seed, name, {kind: round(value, 5) for kind, value in judge(x).items()}, flush=True)
     return out
 
 
 def show(runs: Sequence[Results]) -> None:
     """A table of medians."""
-    base = statistics.median(one["distances"]["baseline"] for one in runs)
-    print(f"floor {statistics.median(one['floor'] for one in runs):.5f}")
-    print("| | energy distance, median | over the baseline | seeds |\n|---|---|---|---|")
+    print("| | rounded, median | over the baseline | seeds | as made | over the baseline |\n|---|---|---|---|---|---|")
+
+    def median(name: str, kind: str) -> float:
+        return statistics.median(one["distances"][name][kind] for one in runs)
+
     for name in runs[0]["distances"]:
-        values = [one["distances"][name] for one in runs]
-        seeds = ", ".join(f"{value:.4f}" for value in values)
-        print(f"| {name} | {statistics.median(values):.5f} | {statistics.median(values) / base:.3f} | {seeds} |")
+        cells = [f"{median(name, 'rounded'):.5f}", f"{median(name, 'rounded') / median('baseline', 'rounded'):.3f}"]
+        cells.append(", ".join(f"{one['distances'][name]['rounded']:.4f}" for one in runs))
+        cells += [f"{median(name, 'made'):.5f}", f"{median(name, 'made') / median('baseline', 'made'):.3f}"]
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
