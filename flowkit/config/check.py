@@ -51,7 +51,7 @@ def _complete_object(value: Any, place: Slot, where: str) -> Any:
     if place.closed or not (_SPEC_KEYS & set(value)):
         if (not place.closed and parameters(place.base) is None) or "class_path" in value:
             raise UserError(f"{where}: expected the arguments of {place.base.__name__}, got {dict(value)!r}")
-        if not place.closed and place.base.__abstractmethods__:
+        if not place.closed and getattr(place.base, "__abstractmethods__", None):
             raise UserError(
                 f"{where}: give the class of the {place.base.__name__} with class_path; {nearest_class(place.base)}"
             )
