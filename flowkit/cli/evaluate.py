@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bpd",
         action="store_true",
-        help="bits per dimension instead, of data of bytes; --samples: noises of each sample",
+        help="bits per dimension instead, of bytes; --samples: noises of each, --tolerance: default 1e-5",
     )
     parser.add_argument(
         "--dequantisation",
@@ -48,7 +48,10 @@ def _bits(args: argparse.Namespace, task: Task, samples: Samples) -> dict[str, f
         return {}
     dequantiser = DEQUANTISERS[args.dequantisation or "truncated"]()
     draws = 1 if args.samples is None else args.samples
-    return bits_per_dimension(task, samples, dequantiser=dequantiser, draws=draws, limit=args.limit, seed=args.seed)
+    return bits_per_dimension(
+        task, samples, dequantiser=dequantiser, draws=draws, limit=args.limit, seed=args.seed,
+        tolerance=args.tolerance or 1e-5,
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
