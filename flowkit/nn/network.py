@@ -77,7 +77,8 @@ class Network(nn.Module, ABC):
     @torch.no_grad()
     def begin_as(self, other: Network) -> None:
         """Take over the weights of a trained network of the same class that may have been built to another order: what
-        has the same name and shape. Classes whose layers grow with the order place them themselves.
+        has the same name and shape, and weights that have more inputs here: the further ones, which come last, begin
+        at 0. Classes that put them elsewhere place them themselves.
 
         Raises:
             UserError: the networks have nothing in common.
@@ -88,4 +89,10 @@ class Network(nn.Module, ABC):
             raise UserError(
                 f"a {type(self).__name__} cannot begin as this {type(other).__name__}: give both one network and size"
             )
+        for name, value in theirs.items():
+            own = mine.get(name)
+            grown = own is not None and own.ndim > 1 and own.ndim == value.ndim and own.shape[1] > value.shape[1]
+            if grown and (own.shape[0], *own.shape[2:]) == (value.shape[0], *value.shape[2:]):
+                fitting[name] = torch.zeros_like(own)
+                fitting[name][:, : value.shape[1]] = value
         self.load_state_dict(fitting, strict=False)

@@ -124,3 +124,15 @@ def test_another_data_set_is_a_source():
         FromData(TwoMoons(size=5), "y").draw(like, Cond(), None)
     with pytest.raises(UserError, match="no density"):
         source.log_prob(like, Cond())
+
+
+def test_a_network_whose_further_inputs_come_last_keeps_what_it_knew():
+    class Plain(MLP):
+        def begin_as(self, other):
+            super(MLP, self).begin_as(other)
+
+    torch.manual_seed(0)
+    one, two = Plain(NetworkSpec(), width=8), Plain(NetworkSpec(times=2), width=8)
+    two.begin_as(one)
+    x, t = torch.randn(5, 2), torch.rand(5)
+    assert torch.allclose(two((x,), (t, torch.rand(5)), Cond())["v"], one((x,), (t,), Cond())["v"], atol=1e-6)
