@@ -46,6 +46,24 @@ class Adam(Optimiser):
         )
 
 
+class SGD(Optimiser):
+    """Steps along the gradient itself: for parameters that are to follow a flow, which moments would distort.
+
+    Args:
+        momentum: decay of the running gradient, in [0, 1).
+        weight_decay: L2 penalty added to the gradient.
+    """
+
+    def __init__(self, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        self.momentum, self.weight_decay = momentum, weight_decay
+
+    def build(self, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """See :class:`Optimiser`."""
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=_fused(parameters)
+        )
+
+
 class AdamW(Optimiser):
     """Adam with decoupled weight decay.
 
