@@ -90,8 +90,10 @@ class Network(nn.Module, ABC):
                 f"a {type(self).__name__} cannot begin as this {type(other).__name__}: give both one network and size"
             )
         for name, value in theirs.items():
-            own = mine.get(name)
-            grown = own is not None and own.ndim > 1 and own.ndim == value.ndim and own.shape[1] > value.shape[1]
+            if name not in mine or name in fitting:
+                continue
+            own = mine[name]
+            grown = own.ndim == value.ndim > 1 and own.shape[1] > value.shape[1]
             if grown and (own.shape[0], *own.shape[2:]) == (value.shape[0], *value.shape[2:]):
                 fitting[name] = torch.zeros_like(own)
                 fitting[name][:, : value.shape[1]] = value
