@@ -160,8 +160,10 @@ def measure(
     }  # fmt: skip
 
 
-def run(seed: int, *, steps: int, points: int, sets: int, dimensions: list[int], device: str) -> dict[str, Any]:
-    """All methods in all dimensions for one seed."""
+def run(
+    seed: int, save: Any, *, steps: int, points: int, sets: int, dimensions: list[int], device: str, only: list[str]
+) -> dict[str, Any]:
+    """All methods in all dimensions for one seed; ``save`` is called with what there is after each."""
     out: dict[str, Any] = {"seed": seed}
     for d in dimensions:
         problem = Problem(d)
@@ -169,15 +171,19 @@ def run(seed: int, *, steps: int, points: int, sets: int, dimensions: list[int],
         parameters = sum(p.numel() for p in reference.parameters())
         rows: dict[str, Any] = {}
         for name, (objective, build) in methods(parameters, d, d == 2).items():
+            if only and name not in only:
+                continue
             networks, seconds = train(objective, build, problem, seed=seed, steps=steps, device=device)
             count = sum(p.numel() for p in networks.parameters())
             found = measure(objective, networks, problem, seed=seed, sets=sets, points=points, device=device)
             rows[name] = {**found, "train_s": seconds, "parameters": count}
             print(f"seed {seed} d {d} {name} {json.dumps(rows[name])}", flush=True)
-        out[str(d)] = rows
-        latent, fixed, flow = (rows[name]["energy"] for name in ("latent", "deterministic", "flow_matching"))
-        out[f"d{d}_a_over_deterministic"], out[f"d{d}_b_over_flow_matching"] = latent / fixed, latent / flow
-        out[f"d{d}_c_share"] = rows["latent"]["share"]
+            out[str(d)] = rows
+            if {"latent", "deterministic", "flow_matching"} <= set(rows):
+                latent, fixed, flow = (rows[key]["energy"] for key in ("latent", "deterministic", "flow_matching"))
+                out[f"d{d}_a_over_deterministic"], out[f"d{d}_b_over_flow_matching"] = latent / fixed, latent / flow
+                out[f"d{d}_c_share"] = rows["latent"]["share"]
+            save(out)
     return out
 
 
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=5)
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", nargs="+", default=[], help="these alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, help="this seed alone")
     parser.add_argument("--merge", type=Path, nargs="+", help="results of single seeds to put together")
@@ -202,8 +209,11 @@ def main() -> None:
     else:
         runs = []
         for seed in range(arguments.seeds) if arguments.seed is None else [arguments.seed]:
-            runs.append(run(seed, **sizes))
-            atomic.write_json(arguments.out, {**head, "runs": runs})
+
+            def save(part: dict[str, Any], before: tuple[dict[str, Any], ...] = tuple(runs)) -> None:
+                atomic.write_json(arguments.out, {**head, "runs": [*before, part]})
+
+            runs.append(run(seed, save, **sizes, only=arguments.methods))
     for key in dict.fromkeys(key for run in runs for key in run if key.startswith("d")):
         values = [run[key] for run in runs if key in run]
         print(f"{key:>28} " + " ".join(f"{value:.4g}" for value in values) + f"  mean {statistics.mean(values):.4g}")

@@ -165,8 +165,8 @@ def quality(networks: Networks, *, seed: int, points: int) -> dict[str, float]:
     }
 
 
-def run(seed: int, *, steps: int, points: int, batches: int, fine: int) -> dict[str, Any]:
-    """Everything of one seed."""
+def run(seed: int, save: Any, *, steps: int, points: int, batches: int, fine: int) -> dict[str, Any]:
+    """Everything of one seed; ``save`` is called with what there is now and then."""
     out: dict[str, Any] = {"seed": seed}
     torch.manual_seed(seed)
     objective = IDODE(path=PATH)
@@ -188,6 +188,7 @@ def run(seed: int, *, steps: int, points: int, batches: int, fine: int) -> dict[
         )
         out[name] = {**quality(tuned, seed=seed, points=points), "train_s": seconds}
         print(f"seed {seed} {name} {json.dumps(out[name])}", flush=True)
+    save(out)
     out["bounds"] = bounds(seed, points)
     print(f"seed {seed} bounds {json.dumps(out['bounds'])}", flush=True)
     before, after = out["before"], out["second_order"]
@@ -234,11 +235,14 @@ def main() -> None:
         seeds = range(arguments.seeds) if arguments.seed is None else [arguments.seed]
         runs = []
         for seed in seeds:
-            runs.append(run(seed, **sizes))
-            atomic.write_json(arguments.out, {**head, "runs": runs})
+
+            def save(part: dict[str, Any], before: tuple[dict[str, Any], ...] = tuple(runs)) -> None:
+                atomic.write_json(arguments.out, {**head, "runs": [*before, part]})
+
+            runs.append(run(seed, save, **sizes))
     columns = [key for key in runs[0] if key[1:2] == "_"]
     for key in columns:
-        values = [run[key] for run in runs]
+        values = [run[key] for run in runs if key in run]
         print(f"{key:>28} " + " ".join(f"{value:.4g}" for value in values) + f"  mean {statistics.mean(values):.4g}")
     atomic.write_json(arguments.out, {**head, "runs": runs})
 
