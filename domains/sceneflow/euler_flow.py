@@ -100,7 +100,7 @@ class EulerFlowTask(Task):
         return SceneField(self.network, self.length, direction, frozen)
 
     def carry(
-        self, points: Float[Tensor, "n 3"], frame: float, frames: int, *, save: Any = Save.STEPS, steps: int = 1
+        self, points: Float[Tensor, "n 3"], frame: float | int, frames: int, *, save: Any = Save.STEPS, steps: int = 1
     ) -> Solution:
         """Points at a frame's time carried ``frames`` frames on (negative: back), ``steps`` Euler steps each."""
         direction = 1 if frames > 0 else -1
@@ -193,7 +193,7 @@ class SceneTracker:
 
     @torch.no_grad()
     def __call__(
-        self, points: Float[Tensor, "n 3"], frame: float, frames: int, *, steps: int = 1
+        self, points: Float[Tensor, "n 3"], frame: float | int, frames: int, *, steps: int = 1
     ) -> Float[Tensor, "k n 3"]:
         """States of ``points`` (metres, at the time of ``frame``) after each step; ``frames`` may be negative.
 
