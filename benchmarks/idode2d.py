@@ -53,8 +53,8 @@ RATES = {"importance": LikelihoodTimes(stratified=False), "uniform": UniformTime
 STRATIFIED = {"importance": LikelihoodTimes(), "uniform": StratifiedTimes()}
 
 
-def bounds(seed: int, points: int) -> dict[str, Any]:
-    """(a)."""
+def bounds(seed: int, points: int, save: Any) -> dict[str, Any]:
+    """(a); ``save`` is called with what there is after each dequantisation."""
     law, generator = QuantisedMixture(LAW, PATH), torch.Generator().manual_seed(seed)
     drawn = law.sample(points, generator)
     entropy = mass_bits_per_dim(law.log_mass(drawn), 2)
@@ -79,6 +79,7 @@ def bounds(seed: int, points: int) -> dict[str, Any]:
             "bpd": float(bpd.mean()), "above_exact": float((bpd - exact).mean()),
             "standard_error": float((bpd - exact).std() / math.sqrt(len(codes))),
         }  # fmt: skip
+        save(found)
     return found
 
 
@@ -188,11 +189,7 @@ def run(seed: int, save: Any, *, steps: int, points: int, batches: int, fine: in
         )
         out[name] = {**quality(tuned, seed=seed, points=points), "train_s": seconds}
         print(f"seed {seed} {name} {json.dumps(out[name])}", flush=True)
-    save(out)
-    out["bounds"] = bounds(seed, points)
-    print(f"seed {seed} bounds {json.dumps(out['bounds'])}", flush=True)
     before, after = out["before"], out["second_order"]
-    out["a_truncated_above_exact"] = out["bounds"]["truncated"]["above_exact"]
     out["b_variance_ratio"] = out["variance"]["sample_ratio"]
     out["b_mean_ratio"] = out["variance"]["independent_mean_ratio"]
     out["c_residual_draw_ratio"] = after["residual_draw"] / before["residual_draw"]
@@ -201,6 +198,10 @@ def run(seed: int, save: Any, *, steps: int, points: int, batches: int, fine: in
     strong = out["second_order_1"]
     out["c_weight_1_residual_mean_ratio"] = strong["residual_mean"] / before["residual_mean"]
     out["c_weight_1_nll_rise"] = strong["nll"] - before["nll"]
+    save(out)
+    out["bounds"] = bounds(seed, points, lambda part: save({**out, "bounds": part}))
+    print(f"seed {seed} bounds {json.dumps(out['bounds'])}", flush=True)
+    out["a_truncated_above_exact"] = out["bounds"]["truncated"]["above_exact"]
     print(f"seed {seed} " + json.dumps({k: v for k, v in out.items() if k[1:2] == "_"}), flush=True)
     return out
 
