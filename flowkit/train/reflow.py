@@ -247,11 +247,16 @@ def _objective_of(task: Task) -> tuple[str, Iterable[str]]:
 
 def _without_defaults(task: Mapping[str, Any], key: str, objective: type) -> dict[str, Any]:
     """A resolved ``task`` whose objective says only what differs from the defaults of its class ``objective``: another
-    class then has defaults of its own."""
+    class then has defaults of its own. What the network predicts stays as the teacher's: its weights mean that."""
     arguments = dict(task["init_args"])
     given = dict(arguments[key].get("init_args") or {})
     for name, parameter in (parameters(objective) or {}).items():
-        if name in given and not parameter.required and given[name] == _written(parameter.default):
+        if (
+            name in given
+            and name != "prediction"
+            and not parameter.required
+            and given[name] == _written(parameter.default)
+        ):
             del given[name]
     arguments[key] = {**arguments[key], "init_args": given}
     return {**task, "init_args": arguments}

@@ -104,6 +104,7 @@ def test_reflow_with_another_objective_takes_its_defaults(teacher, tmp_path, cap
     assert chosen["weighting"] == "RelativeLoss"
     assert chosen["times"] == "ExponentialTimes"
     assert chosen["coupling"] == "GivenPairs"
+    assert chosen["prediction"] == "Velocity"  # the teacher's, for its weights mean that
 
 
 def test_another_data_set_is_a_source():
