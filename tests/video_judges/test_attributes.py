@@ -73,11 +73,22 @@ def test_it_learns_clips_by_heart_and_its_features_tell_them_apart():
     assert float(agreement(said["direction"], counts_of(raw["attribute/direction"], 8)).mean()) > 0.8
 
 
+def test_attributes_of_the_clip_beside_those_of_its_objects():
+    task = AttributeClassifier({"direction": 8, "hits": 3}, size=16, objects=2, of_clip=["hits"], widths=[8])
+    raw = source(sprites=2).split("test").batch([0, 1, 2])
+    raw["attribute/hits"] = torch.tensor([[0], [2], [7]])
+    assert set(task(raw).terms) == {"direction", "hits"}
+    said = AttributeFeatures(task).read(raw["frames"].float() / 127.5 - 1)
+    assert said["direction"].sum(1).tolist() == [2, 2, 2]
+    assert said["hits"].sum(1).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ({"attributes": {"directions": 8}}, "did you mean 'direction'"),
         ({"attributes": {"direction": 8}, "objects": 2}, "the data knows 'direction' of 1"),
+        ({"attributes": {"direction": 8}, "of_clip": ["third"]}, "of_clip names 'third'"),
         ({"attributes": {"direction": 8}, "size": 32}, "the data has 16"),
         ({"attributes": {}}, "name one or more"),
         ({"attributes": {"direction": 8}, "widths": [12]}, "multiples of 8"),

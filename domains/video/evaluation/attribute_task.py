@@ -76,7 +76,8 @@ class AttributeClassifier(Task):
         attributes: attribute -> number of its values, 0 to that less 1; what lies beyond counts as the last (``bounces:
             2`` is whether there was one).
         size: height and width of the frames, pixels.
-        objects: of each clip that the attributes are known of; 1 for attributes of the clip.
+        objects: of each clip that the attributes are known of.
+        of_clip: those of the attributes that are the clip's, whatever the number of objects.
         widths: of the blocks of the network, multiples of 8.
         features: width of the features.
 
@@ -90,6 +91,7 @@ class AttributeClassifier(Task):
         *,
         size: int,
         objects: int = 1,
+        of_clip: list[str] = [],  # noqa: B006
         widths: list[int] = [32, 64, 128, 128],  # noqa: B006  (recipes read the default from this line)
         features: int = 128,
     ) -> None:
@@ -103,9 +105,13 @@ class AttributeClassifier(Task):
             )
         if not widths or any(width < 8 or width % 8 for width in widths):
             raise UserError(f"AttributeClassifier: widths={widths}: multiples of 8 are needed")
-        self.size, self.objects = size, objects
+        for name in of_clip:
+            if name not in attributes:
+                raise UserError(f"AttributeClassifier: of_clip names {name!r}: {nearest(name, attributes)}")
+        known = {name: 1 if name in of_clip else objects for name in attributes}
+        self.size = size
         self.objective, self.networks = OwnLoss(), Networks({})
-        self.network = AttributeNetwork(attributes, objects=objects, widths=widths, features=features)
+        self.network = AttributeNetwork(attributes, objects=known, widths=widths, features=features)
 
     def adapt(self, data: DataSource) -> None:
         """Check that the data's frames and attributes fit.
@@ -126,10 +132,11 @@ class AttributeClassifier(Task):
                 hint = nearest(name, known) if known else "wrap the source in WithAttributes"
                 raise UserError(f"the data knows no attribute {name!r}: {hint}")
             values = raw[_PREFIX + name]
-            if values.shape[1] != self.objects:
+            wanted = self.network.objects[name]
+            if values.shape[1] != wanted:
                 raise UserError(
-                    f"task.init_args.objects is {self.objects}, the data knows {name!r} of {values.shape[1]}: set one "
-                    "to the other"
+                    f"the data knows {name!r} of {values.shape[1]} objects, the task wants {wanted}: set "
+                    "task.init_args.objects, or name what is the clip's in of_clip"
                 )
             found[name] = counts_of(values, number)
         return found
@@ -160,7 +167,7 @@ class AttributeClassifier(Task):
             raw = samples.batch(range(start, min(start + _BATCH, count)))
             answers = self.network(scaled(raw["frames"].to(self.device)))
             for name, counts in self._targets(raw).items():
-                right = agreement(decided(answers[name], self.objects).cpu(), counts)
+                right = agreement(decided(answers[name], self.network.objects[name]).cpu(), counts)
                 sums[name] = sums.get(name, 0.0) + float(right.double().sum())
         self.train(was)
         found = {f"accuracy_{name}": value / count for name, value in sums.items()}

@@ -48,7 +48,7 @@ class AttributeNetwork(nn.Module):
 
     Args:
         values: attribute -> how many values it has.
-        objects: of each clip.
+        objects: attribute -> of how many objects of a clip it is known; 1 for an attribute of the clip.
         widths: of the four blocks, multiples of 8; each halves the frames' sides.
         features: width of the last layer before the answers.
     """
@@ -57,12 +57,12 @@ class AttributeNetwork(nn.Module):
         self,
         values: Mapping[str, int],
         *,
-        objects: int,
+        objects: Mapping[str, int],
         widths: Sequence[int] = (32, 64, 128, 128),
         features: int = 128,
     ) -> None:
         super().__init__()
-        self.values, self.objects, self.width = dict(values), objects, features
+        self.values, self.objects, self.width = dict(values), dict(objects), features
         blocks, last = [], 6
         for place, width in enumerate(widths):
             # The first two keep every frame: a direction may last for two of them.
@@ -72,7 +72,9 @@ class AttributeNetwork(nn.Module):
             last = width
         self.blocks = nn.Sequential(*blocks)
         self.dense = nn.Linear(last * _TIMES, features)
-        self.answers = nn.Linear(features, (objects + 1) * sum(self.values.values()))
+        self.answers = nn.Linear(
+            features, sum(number * (self.objects[name] + 1) for name, number in self.values.items())
+        )
 
     def features(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b d"]:
         """The layer before the answers, for clips in [-1, 1]."""
@@ -85,8 +87,9 @@ class AttributeNetwork(nn.Module):
 
     def forward(self, clips: Float[Tensor, "b t 3 h w"]) -> dict[str, Float[Tensor, "b v k"]]:
         """Logits of the counts 0 .. objects of each value of each attribute."""
-        answers = self.answers(self.features(clips)).unflatten(1, (-1, self.objects + 1))
-        return dict(zip(self.values, answers.split(list(self.values.values()), 1), strict=True))
+        sizes = {name: (number, self.objects[name] + 1) for name, number in self.values.items()}
+        answers = self.answers(self.features(clips)).split([v * k for v, k in sizes.values()], 1)
+        return {name: x.unflatten(1, size) for (name, size), x in zip(sizes.items(), answers, strict=True)}
 
 
 def counts_of(values: Int[Tensor, "b k"], number: int) -> Int[Tensor, "b v"]:
@@ -137,7 +140,7 @@ class AttributeFeatures(ClipFeatures):
     @torch.no_grad()
     def read(self, clips: Float[Tensor, "b t 3 h w"]) -> dict[str, Int[Tensor, "b v"]]:
         """The classifier's answers: attribute -> counts of its values."""
-        return {name: decided(x, self.network.objects) for name, x in self.network(self._checked(clips)).items()}
+        return {name: decided(x, self.network.objects[name]) for name, x in self.network(self._checked(clips)).items()}
 
     def _checked(self, clips: Tensor) -> Tensor:
         if tuple(clips.shape[2:]) != (3, self.size, self.size):

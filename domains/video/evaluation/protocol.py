@@ -175,7 +175,10 @@ def _divide(available: int, limit: int, compares: bool) -> tuple[list[int], list
             f"are compared with; the split has {available}"
         )
     chosen = np.linspace(0, available - 1, count).astype(np.int64)
-    return chosen.tolist(), np.setdiff1d(np.arange(available), chosen).tolist()
+    others = np.setdiff1d(np.arange(available), chosen)
+    # Each resampling draws 2 N of them; more than 4 N would only cost time.
+    kept = np.linspace(0, len(others) - 1, min(len(others), 4 * count)).astype(np.int64)
+    return chosen.tolist(), others[kept].tolist()
 
 
 def _agreement(found: Measured, kind: str, name: str) -> float:
