@@ -84,6 +84,7 @@ class Bench:
         self.batch, self.data = recipe.trainer.batch, recipe.data
         self.judge = Judge(recipe.task, self.data, self.device, pictures=arguments.pictures)
         self.results: dict[str, Any] = {}
+        self.pairs_seconds: dict[int, float] = {}
 
     def raw(self) -> dict[str, torch.Tensor]:
         """One raw batch on the device."""
@@ -137,7 +138,8 @@ class Bench:
         summary = reflow.round(self.folder / f"{TEACHER}-{seed}", folder)
         whole = time.perf_counter() - began
         taken = _taken(summary)
-        made = self.results[TEACHER][str(seed)].setdefault("pairs_seconds", whole - taken["seconds"])
+        # The first student's round makes the pairs, the others find them.
+        made = self.pairs_seconds.setdefault(seed, whole - taken["seconds"])
         return folder, taken | {
             "teacher_seconds": self.results[TEACHER][str(seed)]["seconds"],
             "pairs_seconds": made,
