@@ -69,7 +69,7 @@ def train(args: argparse.Namespace) -> None:
     halved = {name: value.half() for name, value in built.task.state_dict().items()}
     built.task.load_state_dict(halved)  # judged as it ships
     found = built.task.evaluate(built.data.split("test"), sampler=built.sampler, seed=built.seed)
-    digits = checksum(built.task.state_dict())
+    digits = checksum(built.task.network.state_dict())
     shown = ", ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in found.items())
     print(f"{steps} steps, {seconds:.0f} s: {shown}; checksum {digits}", flush=True)
     card = Card(

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from domains.video.evaluation import features, pips_hed, weights
+from domains.video.evaluation import attributes, features, pips_hed, weights
 from domains.video.evaluation.attribute_task import AttributeClassifier
+from domains.video.evaluation.attributes import AttributeFeatures
 from domains.video.evaluation.features import ClipFeatures
 from domains.video.evaluation.measuring import PSNR, FrameMeasure, measure
 from domains.video.evaluation.protocol import Request, report
@@ -203,6 +204,18 @@ def test_too_few_or_too_short_clips_are_one_line(judges):
     short.frames = short.frames[:, :6]
     with pytest.raises(UserError, match="at least 9 frames, not 6"):
         report(Known(short, [brighter]), short, sampler=Sampler(), request={"metrics": ["fvd"]})  # type: ignore
+
+
+def test_frames_of_another_size_than_a_judge_sees_are_one_line(judges, monkeypatch):
+    clips = Clips(30)
+    task: Any = Known(clips, [brighter])
+    task.size = 8
+    with pytest.raises(UserError, match="at least 16 pixels a side, the model's have 8"):
+        report(task, clips, sampler=Sampler(), request={"metrics": "pips_hed"})  # type: ignore
+    judge = AttributeFeatures(AttributeClassifier({"third": 3}, size=32, widths=[8]))
+    monkeypatch.setattr(attributes, "load_attributes", lambda name, device="cpu": judge)
+    with pytest.raises(UserError, match="frames of 32 pixels a side"):
+        report(task, clips, sampler=Sampler(), request={"metrics": "attribute_fvd"})  # type: ignore
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 from domains.video.evaluation.features import ClipFeatures
 from domains.video.evaluation.fvd import VideoFrechet, fvd
 from domains.video.evaluation.measuring import PSNR, SSIM, Measured, measure, pips_measure, real_features
+from domains.video.evaluation.weights import checksum
 from domains.video.judge import frame_metrics
 from domains.video.metrics import finite_mean
 from flowkit.errors import UserError, nearest
@@ -96,7 +97,7 @@ def report(
     if not len(samples):
         return Report({})
     device = task.device
-    judges, measures, notes = _judges(asked, str(device))
+    judges, measures, notes = _judges(asked, task.size, str(device))
     if task.size <= 5:
         measures = [m for m in measures if m is not SSIM]
     chosen, others = _divide(len(samples), limit or (0 if judges else task.evaluate_clips), bool(judges))
@@ -129,16 +130,17 @@ def report(
     details = {
         "clips": len(chosen), "samples": number, "context": task.context, "window": found.window[0],
         "window_known": found.window[1],
+        "judges": {name: checksum(getattr(judge, "network", judge).state_dict()) for name, judge in judges.items()},
         "curves": {name: {k: _curve(v) for k, v in kinds.items()} for name, kinds in found.curves.items()},
     }  # fmt: skip
     return Report(metrics, (tuple(cell.format(number) for cell in HEAD), *rows), details, notes)
 
 
-def _judges(asked: Request, device: str) -> tuple[dict[str, ClipFeatures], list[Any], list[str]]:
+def _judges(asked: Request, size: int, device: str) -> tuple[dict[str, ClipFeatures], list[Any], list[str]]:
     """Networks that see clips, measures of frames, and what could not be had of ``all``."""
-    from domains.video.evaluation.attributes import load_attributes
+    from domains.video.evaluation.attributes import AttributeFeatures, load_attributes
     from domains.video.evaluation.features import load_i3d
-    from domains.video.evaluation.pips_hed import load_pips_hed
+    from domains.video.evaluation.pips_hed import LEAST_SIDE, load_pips_hed
 
     makers = {
         "pips_hed": lambda: load_pips_hed(device=device),
@@ -153,6 +155,10 @@ def _judges(asked: Request, device: str) -> tuple[dict[str, ClipFeatures], list[
             continue
         try:
             made = make()
+            wanted = made.size if isinstance(made, AttributeFeatures) else size
+            if wanted != size or (name == "pips_hed" and size < LEAST_SIDE):
+                sides = f"of {wanted}" if wanted != size else f"of at least {LEAST_SIDE}"
+                raise UserError(f"{name} sees frames {sides} pixels a side, the model's have {size}")
         except UserError as error:
             if name in asked.metrics:
                 raise
