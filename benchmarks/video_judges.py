@@ -43,6 +43,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def train(args: argparse.Namespace) -> None:
+    from domains.video.evaluation.attribute_task import AttributeClassifier
     from domains.video.evaluation.weights import checksum
     from flowkit.artifacts import save_pretrained
     from flowkit.config.recipe import load_recipe
@@ -59,6 +60,7 @@ def train(args: argparse.Namespace) -> None:
     overrides += [tuple(item.split("=", 1)) for item in args.set]
     recipe = load_recipe(args.recipe, overrides, trainer=Trainer)
     built = recipe.build()
+    assert isinstance(built.task, AttributeClassifier)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="attributes-") as folder:
         told = built.trainer.fit(
