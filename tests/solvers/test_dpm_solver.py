@@ -21,13 +21,13 @@ from flowkit.testing import GaussianMixture
 LAW = GaussianMixture([0.5, 0.3, 0.2], [[1.0, 0.5], [-1.0, 0.7], [0.2, -1.2]], [0.6, 0.7, 0.8])
 
 
-def measured_order(path: AffinePath, span: tuple[float, float]) -> float:
+def measured_order(path: AffinePath, span: tuple[float, float], *, extrapolate: bool = False) -> float:
     field = LAW.on(path).field()
     x = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     end = solve(field, x, solver=DormandPrince(), controller=FixedSteps(40), span=span).x
     errors = []
     for steps in (16, 32):
-        found = solve(field, x, solver=DPMSolver2(), controller=FixedSteps(steps), span=span)
+        found = solve(field, x, solver=DPMSolver2(extrapolate), controller=FixedSteps(steps), span=span)
         errors.append(float((found.x - end).square().mean().sqrt()))
     return math.log2(errors[0] / errors[1])
 
@@ -41,6 +41,15 @@ def test_measured_order(path: AffinePath, span: tuple[float, float]) -> None:
 def test_the_first_order_step_at_the_data_end_costs_no_order() -> None:
     """Steps there are long in the log-SNR however many there are, so the order is only nearly reached."""
     assert measured_order(LinearPath(), (0.0, 1.0)) > 1.7
+
+
+def test_extrapolating_at_the_data_end_costs_one_call_and_is_nearer() -> None:
+    x = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    end = solve(LAW.field(), x, solver=DormandPrince(), controller=FixedSteps(40)).x
+    plain, more = (solve(LAW.field(), x, solver=DPMSolver2(e), controller=FixedSteps(5)) for e in (False, True))
+    assert more.evaluations.tolist() == [10] * 64
+    assert float((more.x - end).square().mean()) < 0.5 * float((plain.x - end).square().mean())
+    assert measured_order(LinearPath(), (0.0, 1.0), extrapolate=True) > 1.7
 
 
 def test_a_solve_from_noise_to_data_costs_one_less_than_two_a_step() -> None:
