@@ -43,8 +43,8 @@ from flowkit.times import ExponentialTimes, SigmoidGrid, UniformGrid, UniformTim
 TRAINING = ("weight", "times", "metric", "dropout", "pairs")
 SAMPLING = ("grid", "solver")
 SWITCHES = TRAINING + SAMPLING
-#: The strength of the paper's high-pass metric is not known; this is FlowKit's. Its grid has a steepness of about 20, which
-#: five steps on a known field of points do not bear (error 0.48 against 0.06 at 3, 0.03 of Heun with even steps).
+#: The strength of the paper's high-pass metric is not known; this is FlowKit's. Its grid has a steepness of about 20,
+#: which five steps on a known field of points do not bear (error 0.48, against 0.06 at 3 and 0.03 of Heun, evenly).
 STRENGTH, STEEPNESS, STEEP, DROPOUT, INVERTED = 10.0, 3.0, 20.0, 0.1, 0.5
 
 
