@@ -64,7 +64,8 @@ class CLEVRER(VideoFolder):
         folder: where the files are.
         frames: of a clip; 16 where 2 are known and 14 predicted.
         size: height and width.
-        stride: frames from one frame of a clip to its next; 5 leaves 4 out.
+        stride: frames from one frame of a clip to its next; 5 leaves 4 out, as RIVER's official code does. RIVER also
+            trains in other colours here: :class:`~domains.video.data.jitter.ColourJitter`.
         options: see :class:`VideoFolder`.
     """
 

@@ -8,6 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -174,6 +175,11 @@ class RenderedSource(MappedSource):
             try:
                 for future in as_completed(futures):
                     yield future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a process that draws ended early: it ran out of memory, or a script started it outside of "
+                    "'if __name__ == \"__main__\":'; data.init_args.workers 0 draws without other processes"
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
