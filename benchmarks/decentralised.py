@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="benchmarks/out/decentralised.json")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=20_000, help="of the saddle")
     parser.add_argument("--runs", type=int, default=50, help="of the saddle, side by side")
     parser.add_argument("--learning-steps", type=int, default=3000)
@@ -160,10 +160,12 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
     path = Path(args.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         began = time.perf_counter()
         found[f"saddle, seed {seed}"] = experiment(seed, args.steps, args.runs)
-        found[f"learning, seed {seed}"] = learn(seed, args.learning_steps)
+        found[f"learning, seed {seed}"] = {
+            name: learn(seed, args.learning_steps, graph=name) for name in ("ring", "complete")
+        }
         print(
             seed, found[f"saddle, seed {seed}"], found[f"learning, seed {seed}"], f"{time.perf_counter() - began:.0f} s"
         )
