@@ -33,7 +33,10 @@ class ResidentSamples(Samples):
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
         """The source's raw batch, on the device that keeps the clips."""
-        rows = torch.as_tensor(np.asarray(indices, dtype=np.int64), device=self.raw["frames"].device)
+        rows, device = torch.from_numpy(np.asarray(indices, dtype=np.int64)), self.raw["frames"].device
+        if device.type == "cuda":
+            # A copy from ordinary memory would wait for all that the GPU has still to do.
+            rows = rows.pin_memory().to(device, non_blocking=True)
         return {name: values.index_select(0, rows) for name, values in self.raw.items()}
 
     def attributes(self, indices: Sequence[int]) -> Mapping[str, np.ndarray]:
