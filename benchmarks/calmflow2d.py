@@ -179,12 +179,48 @@ def run(
             rows[name] = {**found, "train_s": seconds, "parameters": count}
             print(f"seed {seed} d {d} {name} {json.dumps(rows[name])}", flush=True)
             out[str(d)] = rows
-            if {"latent", "deterministic", "flow_matching"} <= set(rows):
-                latent, fixed, flow = (rows[key]["energy"] for key in ("latent", "deterministic", "flow_matching"))
-                out[f"d{d}_a_over_deterministic"], out[f"d{d}_b_over_flow_matching"] = latent / fixed, latent / flow
-                out[f"d{d}_c_share"] = rows["latent"]["share"]
+            judge(out)
             save(out)
     return out
+
+
+def judge(run: dict[str, Any]) -> None:
+    """The figures of the card, wherever the three methods were measured; and the best of the KL's weights."""
+    for d, rows in [(key, value) for key, value in run.items() if isinstance(value, dict)]:
+        if {"latent", "deterministic", "flow_matching"} <= set(rows):
+            latent, fixed, flow = (rows[key]["energy"] for key in ("latent", "deterministic", "flow_matching"))
+            run[f"d{d}_a_over_deterministic"], run[f"d{d}_b_over_flow_matching"] = latent / fixed, latent / flow
+            run[f"d{d}_c_share"] = rows["latent"]["share"]
+            others = {name: row["energy"] for name, row in rows.items() if name.startswith("latent_")}
+            if others:
+                best = min(others.values())
+                run[f"d{d}_best_latent_over_deterministic"] = best / fixed
+                run[f"d{d}_best_latent_over_flow_matching"] = best / flow
+
+
+def together(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of one seed put together, whatever methods and dimensions they measured."""
+    found: dict[int, dict[str, Any]] = {}
+    for part in runs:
+        run = found.setdefault(part["seed"], {"seed": part["seed"]})
+        for key, rows in part.items():
+            if isinstance(rows, dict):
+                run[key] = {**run.get(key, {}), **rows}
+    for run in found.values():
+        judge(run)
+    return [found[seed] for seed in sorted(found)]
+
+
+def table(runs: list[dict[str, Any]]) -> None:
+    """Means over seeds of every method."""
+    print("| d | method | seeds | energy distance | floor | W2 | share of the first class | training, s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for d in dict.fromkeys(key for run in runs for key, rows in run.items() if isinstance(rows, dict)):
+        for name in dict.fromkeys(name for run in runs for name in run.get(d, {})):
+            rows = [run[d][name] for run in runs if name in run.get(d, {})]
+            keys = ("energy", "floor", "wasserstein2", "share", "train_s")
+            cells = " | ".join(f"{statistics.mean(row[key] for row in rows):.4g}" for key in keys)
+            print(f"| {d} | {name} | {len(rows)} | {cells} |")
 
 
 def main() -> None:
@@ -205,7 +241,8 @@ def main() -> None:
     head = {**sizes, "torch": torch.__version__, "machine": platform.processor() or platform.machine()}
     if arguments.merge:
         parts = [json.loads(path.read_text()) for path in arguments.merge]
-        head, runs = {**parts[0], "runs": None}, [run for part in parts for run in part["runs"]]
+        head, runs = {**parts[0], "runs": None}, together([run for part in parts for run in part["runs"]])
+        table(runs)
     else:
         runs = []
         for seed in range(arguments.seeds) if arguments.seed is None else [arguments.seed]:
