@@ -1,18 +1,14 @@
-"""i-DODE in the plane (acceptance of its card): three Gaussians of deviation 0.05, one seed a process or several in
-turn.
+"""i-DODE in the plane (acceptance of its card): three Gaussians of deviation 0.05.
 
-(a) the mixture rounded to a lattice of 256 x 256, exact field: bits per dimension by truncated-normal dequantisation
-less the
-    exact cross-entropy, at most 0.02; and by uniform dequantisation, which is worse;
-(b) a trained MLP: variance of the loss with importance-sampled log-SNR over that with uniform log-SNR, at most 0.75,
-same mean
-    within 1 %; the same for the exact field;
-(c) 500 steps of second-order fine-tuning against 500 more of the first order alone. The card asks that E R^2 / d falls
-by
-    20 % and the negative log-likelihood rises by 0.01 nat at most. R of one draw holds the spread of the squared error,
-    which no network can lower (1.1 of which 0.007 are the model's), so the gate was moved (2026-11-25) to what can
-    move: the mean square of R's conditional mean, known here in closed form, falls, and by more than under the first
-    order.
+(a) the mixture rounded to a lattice of 256 x 256, exact field: bits per dimension by truncated-normal
+    dequantisation less the exact cross-entropy, at most 0.02; and by uniform dequantisation, which is worse;
+(b) a trained MLP: variance of the loss with importance-sampled log-SNR over that with uniform log-SNR, at most
+    0.75, same mean within 1 %; the same for the exact field;
+(c) 500 steps of second-order fine-tuning against 500 more of the first order alone. The card asks that E R^2 / d
+    falls by 20 % and the negative log-likelihood rises by 0.01 nat at most. R of one draw holds the spread of the
+    squared error, which no network can lower (1.1, of which 0.007 are the model's), so the gate was moved
+    (2026-11-25) to what can move: the mean square of R's conditional mean, known here in closed form, falls, and by
+    more than under the first order.
 
     python benchmarks/idode2d.py --out benchmarks/out/idode2d.json            # three seeds in turn; or each alone:
     python benchmarks/idode2d.py --seed 1 --out one.json
