@@ -159,8 +159,7 @@ def truncated_mass(tau: float) -> float:
 
 def truncated_mean_log_density(tau: float, sigma: float) -> float:
     """E log q of sigma e, e ~ N(0, 1) cut at +-tau, per element: -(1 + log(2 pi sigma^2)) / 2 - log Ztn + tau
-    e^(-tau^2 / 2) /
-    (sqrt(2 pi) Ztn)."""
+    e^(-tau^2 / 2) / (sqrt(2 pi) Ztn)."""
     mass = truncated_mass(tau)
     cut = tau * math.exp(-0.5 * tau * tau) / (math.sqrt(2.0 * math.pi) * mass)
     return -0.5 * (1.0 + math.log(2.0 * math.pi * sigma * sigma)) - math.log(mass) + cut

@@ -2,8 +2,7 @@
 
 -log P(codes) <= KL(q(x_0 | x1) || N(0, I)) + E[-log P(codes | x_1)] + 1/2 int E|x0 - x0_hat|^2 d gamma, where gamma =
 log(sigma^2 / alpha^2) runs from the end of the path (t = 1) to its start. Kingma et al. 2021, "Variational Diffusion
-Models"
-(arXiv 2107.00630). The integral is what :class:`flowkit.objectives.idode.IDODE` trains.
+Models" (arXiv 2107.00630). The integral is what :class:`flowkit.objectives.idode.IDODE` trains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The oracle of quantised data: a Gaussian mixture rounded to the middles of bins, with known masses and exact field.
 
 Within a component the elements are independent, so everything is a sum over components of products over elements of
-sums over
-bins: for component k and element j with bin masses m_kj(v) and middles c_v,
+sums over bins: for component k and element j with bin masses m_kj(v) and middles c_v,
 
     N_kj(x) = sum_v m_kj(v) N(x_j; alpha c_v, sigma^2),    E_kj = sum_v m_kj(v) N(x_j; alpha c_v, sigma^2) c_v / N_kj.
 """
