@@ -40,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", default="1", metavar="N", help="trainings of each, or seeds as 0,1,2 (default 1)")
     parser.add_argument("--solver", default="Euler", help="where an objective names none (default Euler)")
     parser.add_argument("--metric", default="", help="to tabulate (default: the recipe's best, else the first)")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default test")
+    parser.add_argument("--better", choices=("low", "high"), help="what is good of it (default: what its name says)")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="",
+        help="default test, or validation if it is empty",
+    )
     parser.add_argument("--limit", type=int, help="measure at most this many samples")
     parser.add_argument("--teacher", default="", metavar="RUN", help="makes pairs and gives lessons")
     parser.add_argument(
@@ -75,9 +81,9 @@ def run(args: argparse.Namespace) -> int | None:
     if not report["results"]:
         print("stopped before anything was measured: the same command goes on", file=sys.stderr)
         return 130
-    metric, mode = metric_of(
-        report, args.metric, load_recipe(args.recipe, args.overrides, trainer=options.trainer_class())
-    )
+    recipe = load_recipe(args.recipe, args.overrides, trainer=options.trainer_class())
+    mode = {"low": "min", "high": "max", None: ""}[args.better]
+    metric, mode = metric_of(report, args.metric, recipe, mode)
     atomic.write_text(out / "results.csv", table_of_runs(report))
     pictures = draw(report, metric, out, comparison.device)
     if args.json:
@@ -187,7 +193,7 @@ def draw(report: Mapping[str, Any], metric: str, out: Path, device: str) -> list
     """Write the pictures; returns their files."""
     from flowkit.artifacts import from_pretrained
     from flowkit.train.comparison_entry import Entry
-    from flowkit.train.comparison_measures import trajectories
+    from flowkit.train.comparison_measures import judged, trajectories
     from flowkit.train.comparison_plots import bars, plane, quality
 
     made = {"quality": quality(report, metric)}
@@ -205,7 +211,7 @@ def draw(report: Mapping[str, Any], metric: str, out: Path, device: str) -> list
         if loaded.data is None:
             continue
         loaded.data.prepare()
-        states = trajectories(loaded.task, loaded.data.split(report["settings"]["split"]))
+        states = trajectories(loaded.task, judged(loaded.data, report["settings"]["split"]))
         if states is None or tuple(states[0].shape[2:]) != (2,):
             break
         paths[name] = states[0]

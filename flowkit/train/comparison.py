@@ -16,7 +16,7 @@ from flowkit.config.recipe import Recipe, load_recipe
 from flowkit.data import DataSource
 from flowkit.errors import UserError
 from flowkit.train.comparison_entry import Entry
-from flowkit.train.comparison_measures import steps_for, straightness_of
+from flowkit.train.comparison_measures import judged, steps_for, straightness_of
 from flowkit.train.reflow import Reflow
 from flowkit.train.teacher import teach
 from flowkit.train.trainer import Trainer
@@ -37,7 +37,7 @@ class Comparison:
         seeds: of trainings, each beside the recipe's own draws.
         overrides: of the recipe, for all entries.
         solver: for few steps, where an entry names none.
-        split: that is measured.
+        split: that is measured; "" takes test, or validation where that is empty.
         limit: at most so many samples.
         device: where to train and measure.
         teacher: a run that pairs and lessons come from; "" takes the first entry that is trained on data alone.
@@ -52,7 +52,7 @@ class Comparison:
     seeds: Sequence[int] = (0,)
     overrides: Sequence[Override] = ()
     solver: str = "Euler"
-    split: str = "test"
+    split: str = ""
     limit: int | None = None
     device: str = "cpu"
     teacher: str = ""
@@ -98,7 +98,10 @@ class Comparison:
         Raises:
             UserError: the entries cannot be compared, or the folder holds another comparison.
         """
-        self.check()
+        recipe = next(iter(self.check().values()))
+        data = recipe.build("data").data
+        data.prepare()
+        judged(data, self.split)
         report = self._begin(out)
         for seed in self.seeds:
             for entry in self.entries:
@@ -214,9 +217,7 @@ class Comparison:
         data = loaded.data
         assert isinstance(data, DataSource)
         data.prepare()
-        samples = data.split(self.split)  # pyright: ignore[reportArgumentType]
-        if not len(samples):
-            raise UserError(f"the {self.split} split of {self.recipe} is empty: take another --split")
+        samples = judged(data, self.split)
         points, missing = {}, {}
         for calls in self.nfe:
             try:

@@ -11,7 +11,7 @@ import torch
 
 from flowkit.artifacts import Artifact
 from flowkit.config.recipe import Recipe
-from flowkit.data import Samples
+from flowkit.data import DataSource, Samples, Split
 from flowkit.errors import UserError, nearest
 from flowkit.metrics.straightness import straightness
 from flowkit.random import Rows, mix_seed
@@ -25,7 +25,24 @@ from flowkit.train.engine import to_device
 
 #: Counts that evaluations report beside their measures.
 COUNTS = ("nfe", "network_calls", "failed")
+#: Beginnings of names of measures of which more is better.
+_MORE = ("psnr", "ssim", "success", "accuracy", "agreement", "reward", "return", "coverage", "correlation")
 _TRAJECTORIES, _STEPS = 200, 32
+
+
+def judged(data: DataSource, split: str) -> Samples:
+    """The split that is measured: the named one; "" takes test, or validation where that is empty.
+
+    Raises:
+        UserError: it is empty.
+    """
+    names: tuple[Split, ...] = ("train", "validation", "test")
+    wanted: list[Split] = [name for name in names if name == split] if split else ["test", "validation"]
+    for name in wanted:
+        if len(samples := data.split(name)):
+            return samples
+    filled = " or ".join(f"--split {name}" for name in names if len(data.split(name)))
+    raise UserError(f"the {' and the '.join(wanted)} split is empty; {filled or 'no split'} holds samples")
 
 
 def steps_for(loaded: Artifact, samples: Samples, calls: int) -> int:
@@ -91,9 +108,10 @@ def straightness_of(task: Task, samples: Samples) -> float | None:
     return None if found is None else straightness(found[0], found[1], padding=found[2]).relative
 
 
-def metric_of(report: Mapping[str, Any], wanted: str, recipe: Recipe) -> tuple[str, str]:
+def metric_of(report: Mapping[str, Any], wanted: str, recipe: Recipe, mode: str = "") -> tuple[str, str]:
     """The measure that is tabulated and whether ``min`` or ``max`` of it is good: ``wanted``, else what the recipe
-    chooses its best checkpoint by, else the first that is reported.
+    chooses its best checkpoint by, else the first that is reported. ``mode`` "" takes the recipe's word on its own
+    measure, and else what the name says.
 
     Raises:
         UserError: there is no such measure.
@@ -102,10 +120,11 @@ def metric_of(report: Mapping[str, Any], wanted: str, recipe: Recipe) -> tuple[s
     names = list(dict.fromkeys(key for run in results for point in run["points"].values() for key in point))
     names = [name for name in names if name not in (*COUNTS, "steps")]
     best = str(recipe.resolved["trainer"]["best"]).removeprefix("eval/")
-    mode = str(recipe.resolved["trainer"]["mode"])
     if wanted and wanted not in names:
         raise UserError(f"--metric {wanted}: not reported; {nearest(wanted, names)}")
     if not names:
         raise UserError("the task reports no measure, only counts: there is nothing to compare")
     chosen = wanted or (best if best in names else names[0])
-    return chosen, mode if chosen == best else "min"
+    if not mode and chosen == best:
+        mode = str(recipe.resolved["trainer"]["mode"])
+    return chosen, mode or ("max" if chosen.split("/")[-1].startswith(_MORE) else "min")

@@ -9,8 +9,12 @@ import pytest
 
 from flowkit.cli.compare import numbers, rows, seeds, split_entries
 from flowkit.cli.main import main
+from flowkit.config.recipe import load_recipe
 from flowkit.errors import UserError
+from flowkit.points import MixtureData
 from flowkit.train.comparison_entry import Entry
+from flowkit.train.comparison_measures import judged, metric_of
+from flowkit.train.trainer import Trainer
 
 RECIPE = "generic/mixture-flow-matching"
 QUICK = [
@@ -115,3 +119,22 @@ def test_the_table_shows_means_deviations_and_the_best():
     assert table[1][1] == "2 ±1.4*"
     assert table[2][1:4] == ("5", "3*", "-")
     assert rows(report, "m", "max", [1])[2][1] == "5*"
+
+
+def test_what_is_good_of_a_measure_is_the_recipes_word_the_names_or_the_users():
+    recipe = load_recipe(RECIPE, trainer=Trainer)  # its best is the energy distance, min
+    run = {"points": {"1": {"psnr": 20.0, "energy_distance": 1.0, "nfe": 1.0, "steps": 1}}}
+    report = {"results": {"a": {"0": run}}}
+    assert metric_of(report, "", recipe) == ("energy_distance", "min")
+    assert metric_of(report, "psnr", recipe) == ("psnr", "max")
+    assert metric_of(report, "psnr", recipe, "min") == ("psnr", "min")
+    with pytest.raises(UserError, match="energy_distance"):
+        metric_of(report, "energy", recipe)
+
+
+def test_an_empty_test_split_leaves_the_validation_split():
+    data = MixtureData(size=10, held_out=3)
+    assert len(judged(data, "")) == 3
+    assert len(judged(data, "train")) == 10
+    with pytest.raises(UserError, match="--split train holds samples"):
+        judged(MixtureData(size=10, held_out=0), "")
