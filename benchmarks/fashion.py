@@ -178,12 +178,6 @@ class Bench:
         seconds = max(spare / trainings, 5.0) if not arguments.train_seconds else arguments.train_seconds
         print(f"{trainings} trainings of {seconds:.0f} s each on {device_name(self.device)}", flush=True)
         self.results["costs"] = {}
-        for seed in arguments.seeds:
-            for name in names:
-                result = self._one(name, seed, seconds)
-                self.results.setdefault(name, {})[str(seed)] = result
-                self.write()
-                print(f"{name} seed {seed}: {json.dumps(result)}", flush=True)
         if not arguments.no_costs:
             ours = [name for name in (arguments.costs or METHODS) if name != RIVAL]
             self.results["costs"] = costs.cost_table(
@@ -196,6 +190,12 @@ class Bench:
                 RECIPE, self.data, self.common, self.device, self.folder, steps=4 if arguments.steps else 150
             )
             self.write()
+        for seed in arguments.seeds:
+            for name in names:
+                result = self._one(name, seed, seconds)
+                self.results.setdefault(name, {})[str(seed)] = result
+                self.write()
+                print(f"{name} seed {seed}: {json.dumps(result)}", flush=True)
         print(table(self.report()))
 
     def _one(self, name: str, seed: int, seconds: float) -> dict[str, Any]:
