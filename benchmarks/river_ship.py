@@ -83,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         key: value.half() if value.ndim > 1 and value.is_floating_point() else value
         for key, value in task.cpu().state_dict().items()
     }
-    recipe = replace(artifact.recipe, name="video/river-sprites-small")
+    # Where it was trained further, the folder that this began with is nobody's business.
+    resolved = {key: value for key, value in artifact.recipe.resolved.items() if key != "finetune"}
+    recipe = replace(artifact.recipe, name="video/river-sprites-small", resolved=resolved)
     folder = save_pretrained(args.out, task, recipe=recipe, statistics=data.statistics(), card=card, weights=halved)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB", flush=True)

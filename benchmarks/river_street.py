@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ from torch import Tensor
 from benchmarks.video.frechet import Frechet, joined
 from benchmarks.video.training import continued, every_clip, fit, machine
 from domains.video.codec.trained import TrainedCodec
-from domains.video.data.resident import ResidentClips
+from domains.video.data.resident import ResidentSamples
 from domains.video.data.street import Pedestrians
 from domains.video.metrics import best_of, copy_last, psnr, ssim
 from domains.video.models.transformer import RiverTransformer
 from domains.video.river import RiverTask, scaled
 from flowkit import atomic
+from flowkit.data import DataSource, Samples, Split
 from flowkit.nn.codec import IdentityCodec, LatentCodec
 from flowkit.objectives import FlowMatching
 from flowkit.paths import LinearPath
+from flowkit.random import RandomSource
 from flowkit.solvers.midpoint import Midpoint
 from flowkit.solvers.sampler import Sampler
 
@@ -58,6 +61,56 @@ def codec_of(variant: str, args: argparse.Namespace) -> LatentCodec:
     if variant.startswith("patch"):
         return IdentityCodec(patch=int(variant.split()[1]))
     return TrainedCodec.from_run(args.codec, normalise="normalised" in variant)
+
+
+class LatentTask(RiverTask):
+    """RIVER's task, which also takes clips that are latents already."""
+
+    def encode(self, frames: Tensor, generator: RandomSource | None = None) -> Tensor:
+        """See :class:`RiverTask`; floats are latents."""
+        return frames.float() if frames.is_floating_point() else super().encode(frames, generator)
+
+    def adapt(self, data: DataSource) -> None:
+        """See :class:`RiverTask`; the codec of latents is adapted already."""
+        if isinstance(data, Encoded):
+            self.refit(data)
+        else:
+            super().adapt(data)
+
+
+class Encoded(DataSource):
+    """The training clips of a source as latents, in half precision on the device: each frame is encoded once."""
+
+    def __init__(self, source: DataSource, task: RiverTask, device: str) -> None:
+        self.source, self.task, self.device = source, task, device
+        self._made: ResidentSamples | None = None
+
+    def prepare(self) -> None:
+        """The source's."""
+        self.source.prepare()
+
+    def split(self, name: Split) -> Samples:
+        """Latents to train on, frames else."""
+        samples = self.source.split(name)
+        if name != "train":
+            return samples
+        if self._made is None:
+            self._made = self._encoded(samples)
+        return self._made
+
+    def _encoded(self, samples: Samples) -> ResidentSamples:
+        was = self.task.device
+        self.task.to(self.device)
+        parts = []
+        for first in range(0, len(samples), 64):
+            frames = samples.batch(list(range(first, min(first + 64, len(samples)))))["frames"]
+            parts.append(self.task.encode(frames.to(self.device)).half())
+        self.task.to(was)
+        return ResidentSamples(samples, {"frames": torch.cat(parts)})
+
+    def statistics(self) -> Mapping[str, Any]:
+        """The source's."""
+        return self.source.statistics()
 
 
 class Clips:
@@ -99,20 +152,22 @@ def through(task: RiverTask, frames: Tensor) -> Tensor:
     return torch.cat(parts).unflatten(0, frames.shape[:2])
 
 
-def measure(variant: str, clips: Clips, data: ResidentClips, args: argparse.Namespace, note: Any) -> None:
+def measure(variant: str, clips: Clips, learnt: Pedestrians, args: argparse.Namespace, note: Any) -> None:
     """Train one variant and judge it, row by row."""
     torch.manual_seed(args.seed)
     network: Any = partial(
         RiverTransformer, width=args.width, heads=args.width // 64 or 1, blocks=(3, 4, 3), dropout=0.1
     )
-    task = RiverTask(
+    task = LatentTask(
         network,
         FlowMatching(path=LinearPath(floor=1e-7)),
         size=SIZE, context=CONTEXT, codec=codec_of(variant, args), redraw="step", evaluate_clips=8,
     )  # fmt: skip
+    # The statistics of the latents are wanted before they are made.
+    task.adapt(learnt)
     training = fit(
-        task, data, steps=args.steps, seconds=60 * args.minutes, batch=args.batch, lr=5e-4, seed=args.seed,
-        device=args.device, best=args.best, ema=0.999, validation_batches=8,
+        task, Encoded(learnt, task, args.device), steps=args.steps, seconds=60 * args.minutes, batch=args.batch,
+        lr=5e-4, seed=args.seed, device=args.device, best=args.best, ema=0.999, validation_batches=8,
     )  # fmt: skip
     task.to(args.device)
     note(f"{variant}: training", {**training, "parameters": sum(p.numel() for p in task.networks.parameters())})
@@ -159,9 +214,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="of one training at most (0: no limit)")
     parser.add_argument("--best", type=int, default=1000, help="steps between validations, of which the best is kept")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--windows", type=int, default=64, help="test windows at each of 11 times")
-    parser.add_argument("--learnt", type=int, default=24, help="training windows at each time")
+    parser.add_argument("--learnt", type=int, default=8, help="training windows at each time")
     parser.add_argument("--tested", type=int, default=1000, help="clips to go on with, at most")
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -187,9 +242,8 @@ def main(argv: list[str] | None = None) -> None:
     learnt = Pedestrians(
         file=args.data, frames=CONTEXT + PREDICTED, size=SIZE, windows=args.learnt, candidates=4, flips=True
     )
-    data = ResidentClips(learnt, device="cpu" if args.device == "cpu" else "auto")
     for variant in args.variants.split(","):
-        measure(variant, clips, data, args, note)
+        measure(variant, clips, learnt, args, note)
     print(json.dumps(judged(rows, args.samples), indent=1))
 
 
