@@ -110,20 +110,24 @@ class IDODE(FlowMatching):
         if padding is not None:
             xt = xt.where(padding, xt.new_zeros(()))
         if self.second_order:
-            output, velocity, divergence = self._with_divergence(networks, xt, point.t, batch.cond, generator)
+            output, velocity, divergence = self._with_divergence(
+                networks, xt, point.t, batch.cond, batch.loss_mask, generator
+            )
             residual = self.residual(velocity, divergence, point, batch.loss_mask)
         else:
             output, residual = self.output(networks, xt, point.t, batch.cond), None
         error = squared_error(output, self.prediction.target(point, self.path), batch.loss_mask)
+        error = self.likelihood_weight(point.t).to(error) * error
         if networks.main.training:
             self.times.record(point.t, error.detach())
         if batch.weight is not None:
             weight = weight * batch.weight
-        weight = (weight * self.likelihood_weight(point.t)).to(error)
+        weight = weight.to(error)
         parts = {"flow": weight * error}
         if residual is not None:
             d = _elements(xt, batch.loss_mask)
-            parts["second_order"] = self.second_order * weight * (residual / d).square()
+            factor = weight * self.likelihood_weight(point.t).to(error)
+            parts["second_order"] = self.second_order * factor * (residual / d).square()
         return self.total({**parts, **terms})
 
     def residual(
@@ -145,15 +149,15 @@ class IDODE(FlowMatching):
         return scale * (sigma.to(velocity) * divergence - flat - ratio * squared)
 
     def _with_divergence(
-        self, networks: Networks, x: Tensor, t: Tensor, cond: Cond, generator: RandomSource | None
+        self, networks: Networks, x: Tensor, t: Tensor, cond: Cond, keep: Tensor | None, generator: RandomSource | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, the velocity and its divergence by one Rademacher probe, with the graph of a second
-        derivative.
+        """The output, the velocity and its divergence over the elements that ``keep`` marks by one Rademacher probe,
+        with the graph of a second derivative.
         """
         wanted = torch.is_grad_enabled()
         probe = rademacher_like(x, generator)
-        if cond.padding is not None:
-            probe = probe.where(cond.padding, probe.new_zeros(()))
+        if keep is not None:
+            probe = probe.where(keep, probe.new_zeros(()))
         # Fused attention has no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = x.detach().requires_grad_()
