@@ -79,14 +79,20 @@ def save_adapter(
     folder, card = Path(folder), card or Card(title=f"A FlowKit adapter for {finetune.base}")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_adapter(folder))):
         raise UserError(f"{folder} exists and is no adapter folder: choose another name or remove it")
-    state = {name: tensor.contiguous() for name, tensor in layers.adapter_state(task, "default").items()}
+    # Networks that follow another hold nothing of their own.
+    following = tuple(task.networks.prefix(name) for name in task.networks.leaders)
+    state = {
+        name: tensor.contiguous()
+        for name, tensor in layers.adapter_state(task, "default").items()
+        if not name.startswith(following)
+    }
     for name, tensor in layers.base_state(task).items():
-        if not torch.equal(tensor.cpu(), base[name].cpu()):
+        if not name.startswith(following) and not torch.equal(tensor.cpu(), base[name].cpu()):
             state[_REPLACED + name] = tensor
     info = {
         "format": FORMAT, "flowkit": __version__, "task": type(task).__name__,
         "parameters": sum(tensor.numel() for tensor in state.values()), **asdict(finetune), **asdict(card),
-        "layers": [name for name, _ in layers.adapted(task)],
+        "layers": [name for name, _ in layers.adapted(task) if not name.startswith(following)],
     }  # fmt: skip
 
     def fill(temporary: Path) -> None:

@@ -73,6 +73,7 @@ class Finetune:
         if self.method == "lora":
             chosen = layers.candidates(task, rank=self.rank, targets=self.targets)
             layers.inject(task, list(chosen), rank=self.rank, alpha=self.strength, dropout=self.dropout)
+            task.networks.copy_anew()
         elif self.method == "head":
             learning = {id(p) for layer in heads(task).values() for p in layer.parameters()}
             for parameter in task.parameters():

@@ -23,7 +23,7 @@ from flowkit.couplings.independent import Independent
 from flowkit.errors import UserError
 from flowkit.fields.field import Field
 from flowkit.fields.network_field import NetworkField
-from flowkit.fields.predictions import Prediction, Velocity
+from flowkit.fields.predictions import DataPrediction, Prediction, Velocity
 from flowkit.nn.network import NetworkSpec
 from flowkit.objectives.distance import Distance
 from flowkit.objectives.objective import Loss, Networks, Objective
@@ -60,7 +60,8 @@ class FlowMatching(Objective):
             that stay away from it).
         reduce: ``mean`` over the kept elements of a sample, or their ``sum``.
         distance: what is minimised instead of the square, such as ``PseudoHuber``; None is the square.
-        weighting: weight of each sample by its own loss, such as ``RelativeLoss``; None weighs all alike.
+        weighting: weight of each sample by its own loss in training, such as ``RelativeLoss``; None weighs all alike. In
+            evaluation all weigh alike, or the loss would not tell how good a model is.
 
     Raises:
         UserError: a number out of its range, or a prediction that the source and the coupling make meaningless.
@@ -96,6 +97,10 @@ class FlowMatching(Objective):
         if (distance or weighting) and type(self).loss is not FlowMatching.loss:
             part = "distance" if distance else "weighting"
             raise UserError(f"{type(self).__name__} has a loss of its own and no use for {part}: leave it out")
+        if distance is not None and distance.of_data and not isinstance(prediction, DataPrediction):
+            raise UserError(
+                f"{distance!r} compares data, and the network puts out {prediction!r}: set prediction to DataPrediction"
+            )
         if distance is not None and (error != "output" or reduce != "mean"):
             raise UserError(
                 f"{distance!r} is a mean over what the network puts out: leave error and reduce as they are"
@@ -178,12 +183,18 @@ class FlowMatching(Objective):
             xt = xt.where(padding, xt.new_zeros(()))
         error = self.error_at(self.output(networks, xt, point.t, batch.cond), xt, point, batch)
         if networks.main.training:
-            self.times.record(point.t, error.detach())
+            self.record(point.t, error.detach())
         if batch.weight is not None:
             weight = weight * batch.weight
-        if self.weighting is not None:
-            weight = weight.to(error) * self.weighting(error.detach())
-        return self.total({"flow": weight.to(error) * error, **terms})
+        if self.weighting is None or not networks.main.training:
+            return self.total({"flow": weight.to(error) * error, **terms})
+        own = self.weighting(error.detach())
+        loss = self.total({"flow": weight.to(error) * own * error, **terms})
+        return Loss(loss.total, {**loss.terms, "error": (weight.to(error) * error).detach()})
+
+    def record(self, t: Float[Tensor, " b"], error: Float[Tensor, " b"]) -> None:
+        """Tell the law of times, which may learn from it, the error at times ``t``."""
+        self.times.record(t, error)
 
     def output(
         self, networks: Networks, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond

@@ -86,6 +86,11 @@ class Networks(nn.Module):
         if buffers:
             _foreach_copy_(buffers, list(theirs.buffers()))
 
+    def copy_anew(self) -> None:
+        """Make those that follow another frozen copies of it again: its layers became others (adapters)."""
+        for name, leader in self.leaders.items():
+            self.by_name[name] = copy.deepcopy(self[leader]).requires_grad_(False)
+
     def __getitem__(self, name: str) -> Network:
         if name not in self.by_name:
             raise KeyError(f"no network {name!r}; there are: {', '.join(self.by_name)}")

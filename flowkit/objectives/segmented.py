@@ -103,12 +103,20 @@ class Segmented(FlowMatching):
         """The teacher.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or its states at the boundaries follow another law than ours.
         """
         if self.teacher is None:
             raise UserError(
                 f"{type(self).__name__} learns from a trained flow, and none was given: say teacher: RUN in the recipe"
             )
+        guide = self.teacher.objective
+        for part in ("path", "source"):
+            mine, its = getattr(self, part), getattr(guide, part, None)
+            if len(self.segments) > 1 and its is not None and repr(its) != repr(mine):
+                raise UserError(
+                    f"{type(self).__name__} starts its segments from the {part} {mine!r}, and its teacher was trained "
+                    f"with {its!r}: set objective.{part} to that"
+                )
         return self.teacher
 
     @torch.no_grad()
@@ -151,6 +159,11 @@ class Segmented(FlowMatching):
         """The time at ``share`` of a segment: below its end, which is the next segment's."""
         t = piece.start + share * (piece.end - piece.start)
         return torch.minimum(t, torch.nextafter(piece.end, torch.zeros_like(t)))
+
+    def record(self, t: Float[Tensor, " b"], error: Float[Tensor, " b"]) -> None:
+        """See :class:`FlowMatching`; ``times`` is the law of the share of a segment."""
+        start = self.segments.start(t)
+        super().record((t - start) / (self.segments.end(t) - start), error)
 
     @abstractmethod
     def inside(self, piece: Piece, share: Float[Tensor, " b"]) -> Point:

@@ -71,6 +71,10 @@ class Finetuning:
                 f"{self.base} was itself fitted by adapters: make a model of it first, with flowkit merge "
                 f"{Path(self.base) / ADAPTER}"
             )
+        if artifact.task.objective.needs_teacher:
+            raise UserError(
+                f"{self.base} learnt from a trained flow, not from data: fine-tune its teacher, and train it on that"
+            )
         state = {name: tensor.clone() for name, tensor in artifact.task.state_dict().items()}
         recipe = self.recipe(weights_digest(state))
         built = recipe.build()

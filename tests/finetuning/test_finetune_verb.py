@@ -105,3 +105,24 @@ def test_a_base_that_has_changed_or_gone_is_named(flowkit, tmp_path, base):
         "merge", tmp_path / "t" / "adapter", "--base", tmp_path / "elsewhere", "--out", tmp_path / "m"
     )
     assert code == 0, err
+
+
+def test_a_target_that_follows_the_network_follows_its_adapters(flowkit, tmp_path):
+    run, tuned = tmp_path / "base", tmp_path / "tuned"
+    assert flowkit("train", "generic/mixture-consistency", "--task.objective.target", "ema", "--out", run, *FEW)[0] == 0
+    code, _, err = flowkit("finetune", run, "--out", tuned, "--rank", 2, *FEW, "--trainer.lr", 0.01)
+    assert code == 0, err
+    state = load_file(tuned / "checkpoints" / "last" / "model" / "model.safetensors")
+    followed = {name: value for name, value in state.items() if ".target." in name and "lora_B" in name}
+    assert followed
+    assert all(value.abs().max() > 0 for value in followed.values())
+    assert not [name for name in load_file(tuned / "adapter" / "adapter.safetensors") if ".target." in name]
+    assert flowkit("sample", tuned / "adapter", "-n", 2, "--device", "cpu", "--out", tmp_path / "a")[0] == 0
+
+
+def test_a_student_of_a_teacher_is_not_fitted_to_data(flowkit, base, tmp_path):
+    run = tmp_path / "student"
+    assert flowkit("train", "generic/mixture-seqrf", "--teacher", base, "--out", run, *FEW)[0] == 0
+    code, _, err = flowkit("finetune", run, "--out", tmp_path / "tuned", *FEW)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "learnt from a trained flow" in err

@@ -15,6 +15,7 @@ from flowkit.cond import Cond
 from flowkit.couplings import Batch, GivenPairs
 from flowkit.errors import UserError
 from flowkit.fields import ClassifierFree
+from flowkit.fields.predictions import DataPrediction
 from flowkit.nn.mlp import MLP
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives import ConstantAcceleration, Distance, FlowMatching, Networks, PseudoHuber, SquaredError
@@ -96,6 +97,12 @@ class OfData(SquaredError):
     def __call__(self, output: Tensor, target: Tensor, keep: Tensor | None) -> Tensor:
         self.seen.append((output, target))
         return super().__call__(output, target, keep)
+
+
+def test_flow_matching_compares_data_in_the_data_prediction_alone() -> None:
+    with pytest.raises(UserError, match=r"compares data.*set prediction to DataPrediction"):
+        FlowMatching(distance=OfData())
+    assert FlowMatching(distance=OfData(), prediction=DataPrediction()).distance is not None
 
 
 def test_a_distance_of_the_data_is_given_the_end_of_the_parabola() -> None:

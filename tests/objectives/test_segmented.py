@@ -30,7 +30,7 @@ from flowkit.solvers.heun import Heun
 from flowkit.solvers.rk4 import RK4
 from flowkit.solvers.sampler import Sampler
 from flowkit.testing import ExactNetwork, GaussianMixture
-from flowkit.times import SegmentGrid
+from flowkit.times import ImportanceTimes, SegmentGrid
 
 RING = GaussianMixture.ring(components=4, radius=2.0, scale=0.4)
 
@@ -166,6 +166,17 @@ def test_first_order_steps_sample_what_the_phased_student_learnt():
     assert torch.allclose(made.x, torch.tensor([1.5, -0.5]).double().expand(5, 2), atol=1e-9)
 
 
+def test_a_law_of_times_that_learns_is_told_shares_of_segments():
+    student = SeqRF(segments=4, times=ImportanceTimes(adapt=True, bins=2, momentum=0.0))
+    student.teacher = teacher()
+    student.record(torch.tensor([0.05, 0.3, 0.55, 0.80]), torch.ones(4))
+    law = student.times
+    assert isinstance(law, ImportanceTimes)
+    assert law.seen.tolist() == [True, False]
+    student.record(torch.tensor([0.24, 0.99]), torch.ones(2))
+    assert law.seen.tolist() == [True, True]
+
+
 def test_mistakes_are_one_line():
     with pytest.raises(UserError, match="teacher: RUN"):
         SeqRF().loss(Networks({"main": Named()}), batch())
@@ -175,4 +186,8 @@ def test_mistakes_are_one_line():
         )
     with pytest.raises(UserError, match="teacher_steps"):
         SeqRF(teacher_steps=0)
+    curved = SeqRF(path=TrigonometricPath())
+    curved.teacher = teacher()
+    with pytest.raises(UserError, match=r"path TrigonometricPath\(\), and its teacher was trained with LinearPath"):
+        curved.loss(Networks({"main": Named()}), batch())
     assert not SeqRF(path=LinearPath()).independent_gaussian

@@ -51,6 +51,17 @@ def test_the_relative_weight_gives_the_gradient_of_the_mean_log_loss():
     assert torch.allclose(weighted, gradients(networks), rtol=1e-9, atol=1e-12)
 
 
+def test_the_loss_of_an_evaluation_is_the_plain_one_and_tells_how_good_a_model_is():
+    objective = SimpleReFlow(coupling=GivenPairs())
+    networks = built(objective)
+    told = objective.loss(networks, pairs(), generator=Rows(3, 0, 32)).terms["error"]
+    networks.eval()
+    found = objective.loss(networks, pairs(), generator=Rows(3, 0, 32))
+    assert torch.equal(found.terms["flow"], told)
+    assert torch.equal(found.total, told.mean())
+    assert not torch.allclose(told, torch.ones_like(told), rtol=0.1)
+
+
 def test_the_floor_bounds_the_weight():
     assert RelativeLoss(0.01)(torch.tensor([0.0, 0.005, 0.5])).tolist() == pytest.approx([100.0, 100.0, 2.0])
 
