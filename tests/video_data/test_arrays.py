@@ -10,6 +10,8 @@ from domains.video.data.resident import ResidentClips
 from domains.video.data.street import DEBIAN, Pedestrians
 from flowkit.errors import UserError
 
+FILM = np.zeros((9, 16, 16, 3), np.uint8)
+
 
 def make(path, **options):
     return ArrayClips(str(path), cache=str(path.parent / "cache"), **{"frames": 4, "size": 16, **options})
@@ -98,6 +100,12 @@ def test_a_mirror_shows_each_training_clip_once_more(tmp_path):
         ({"pictures": np.zeros(3)}, "holds pictures"),
         ({"frames": np.zeros((9, 16, 16, 3), np.uint8), "actions": np.zeros((9, 2))}, r"\(1, 8, numbers\)"),
         ({"frames": np.zeros((9, 8, 16, 3), np.uint8)}, "8 x 16 pixels"),
+        ({"frames": FILM, "actions": np.full((8, 2), "left")}, "<U4: numbers are expected"),
+        ({"frames": FILM, "actions": np.full((8, 2), np.nan)}, "not finite"),
+        ({"frames": FILM, "actions": np.zeros((8, 0))}, r"shape \(1, 8, 0\)"),
+        ({"frames": FILM, "fps": np.array([10.0, 20.0])}, "one number"),
+        ({"frames": FILM, "fps": np.nan}, "one number"),
+        ({"frames": FILM, "fps": -1}, "one number"),
     ],
 )
 def test_other_arrays_get_one_line(named, reason, tmp_path):
@@ -110,6 +118,8 @@ def test_other_arrays_get_one_line(named, reason, tmp_path):
 def test_missing_and_damaged_files_get_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no file .*none\.npz"):
         make(tmp_path / "none.npz").prepare()
+    with pytest.raises(UserError, match=r"fps is -1"):
+        make(save(tmp_path / "b.npz", frames=FILM), fps=-1.0).prepare()
     path = save(tmp_path / "a.npz", frames=np.zeros((9, 16, 16, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(UserError, match="cannot read arrays"):

@@ -169,12 +169,13 @@ def test_a_file_that_breaks_late_leaves_nothing_behind(folder):
     assert np.array_equal(frames, clean)
 
 
-def test_too_many_bad_files_are_refused_with_their_names(folder):
+def test_too_many_bad_files_are_refused_with_their_names(folder, capfd):
     (folder / "x.mp4").write_bytes(b"")
     write_sound(folder / "y.mp4")
     with pytest.raises(UserError, match=r"x\.mp4.* is empty.*y\.mp4.* no video stream") as caught:
         make(folder).prepare()
     assert "\n" not in str(caught.value)
+    assert not capfd.readouterr().err
     assert not list((folder.parent / "cache").rglob("*.npy"))
 
 
@@ -205,6 +206,11 @@ def test_a_variable_rate_is_brought_to_a_constant_one(tmp_path):
 def test_arguments_that_make_no_clips_get_one_line(folder, options, message):
     with pytest.raises(UserError, match=message):
         make(folder, **options).split("train")
+
+
+def test_a_part_that_is_too_short_says_the_ways_out(folder):
+    with pytest.raises(UserError, match=r"longest piece has .* lower .* set data\.init_args\.validation to 0"):
+        make(folder, limit=1, frames=20, validation=0.1, test=0.0).split("validation")
 
 
 def test_folders_without_videos_get_one_line(tmp_path):

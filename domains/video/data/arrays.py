@@ -73,16 +73,30 @@ def read_arrays(path: Path) -> Arrays:
         raise UserError(f"{key} of {str(path)!r} are {frames.dtype} of shape {frames.shape}, {told} is expected")
     single = frames.ndim == 4
     frames = frames[None] if single else frames
-    actions = named.get("actions")
-    if actions is not None:
-        actions = np.asarray(actions, dtype=np.float32)
-        actions = actions[None] if single else actions
-        if actions.ndim != 3 or actions.shape[:2] != (len(frames), frames.shape[1] - 1):
-            raise UserError(
-                f"actions of {str(path)!r} have shape {actions.shape}, ({len(frames)}, {frames.shape[1] - 1}, numbers) "
-                "is expected: one between two frames"
-            )
-    return Arrays(frames, key == "changes", actions, float(named.get("fps", 0.0)))
+    actions = None if "actions" not in named else _actions(named["actions"], path, frames, single=single)
+    return Arrays(frames, key == "changes", actions, _rate(named.get("fps", 0.0), path))
+
+
+def _actions(given: Any, path: Path, frames: np.ndarray, *, single: bool) -> np.ndarray:
+    """Actions (videos, T - 1, A) float32, checked."""
+    wanted = f"({len(frames)}, {frames.shape[1] - 1}, numbers) is expected: one between two frames"
+    if not np.issubdtype(given.dtype, np.number) and given.dtype != bool:
+        raise UserError(f"actions of {str(path)!r} are {given.dtype}: numbers are expected")
+    actions = np.asarray(given, dtype=np.float32)
+    actions = actions[None] if single else actions
+    if actions.ndim != 3 or actions.shape[:2] != (len(frames), frames.shape[1] - 1) or not actions.shape[2]:
+        raise UserError(f"actions of {str(path)!r} have shape {actions.shape}, {wanted}")
+    if not np.isfinite(actions).all():
+        raise UserError(f"actions of {str(path)!r} hold values that are not finite: take these videos out")
+    return actions
+
+
+def _rate(given: Any, path: Path) -> float:
+    """Frames per second, checked."""
+    rate = np.asarray(given)
+    if rate.size != 1 or not np.issubdtype(rate.dtype, np.number) or not 0.0 <= float(rate.reshape(())) < np.inf:
+        raise UserError(f"fps of {str(path)!r} is {given}: one number, or 0 where the rate is not known, is expected")
+    return float(rate.reshape(()))
 
 
 def pack_arrays(
@@ -177,6 +191,12 @@ class ArrayClips(MappedSource):
     def cut(self) -> bool:
         """Whether the frames are larger than ``size``."""
         return self.mapped.frames.shape[2:] != (self.size, self.size)
+
+    def check(self) -> None:
+        """See :class:`~domains.video.data.mapped.MappedSource`."""
+        super().check()
+        if not 0.0 <= self.fps < np.inf:
+            raise UserError(f"data.init_args.fps is {self.fps}: it is not negative")
 
     def settings(self) -> Mapping[str, Any]:
         """See :class:`~domains.video.data.mapped.MappedSource`."""

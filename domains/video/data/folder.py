@@ -135,7 +135,7 @@ class VideoFolder(MappedSource):
         videos = self._chosen()
         bad: dict[str, str] = {}
         rows: list[dict[str, Any]] = []
-        bar = tqdm(videos, desc=f"decoding {self.source}", unit="file", mininterval=1.0, file=sys.stderr)
+        bar = tqdm(videos, desc=f"decoding {self.source}", unit="file", mininterval=1.0, disable=None)
         fit = Fit(self.size, self.window)
         with ExitStack() as stack:
             writer: FrameWriter | None = None
@@ -153,7 +153,6 @@ class VideoFolder(MappedSource):
                     if writer is not None:
                         writer.drop(writer.frames - before)
                     bad[video.key] = str(error)
-                    bar.write(f"left out: {error}", file=sys.stderr)
                     self._refuse(bad, len(videos))
                     continue
                 assert writer is not None
@@ -161,6 +160,7 @@ class VideoFolder(MappedSource):
             if writer is None or not rows:
                 raise UserError(next(iter(bad.values())))
             writer.finish({"source": self.source, "videos": rows, "skipped": bad})
+        _tell(bad)
 
     def _row(self, video: Video, frames: int, fps: float, digest: str) -> dict[str, Any]:
         """What the manifest says of a video."""
@@ -182,14 +182,13 @@ class VideoFolder(MappedSource):
         indices: list[VideoIndex] = []
         numbers: list[np.ndarray] = []
         videos = self._chosen()
-        bar = tqdm(videos, desc=f"indexing {self.source}", unit="file", mininterval=1.0, file=sys.stderr)
+        bar = tqdm(videos, desc=f"indexing {self.source}", unit="file", mininterval=1.0, disable=None)
         for video in bar:
             try:
                 index = index_video(video.path)
                 numbers.append(seen_frames(index.times, index.fps, self.fps, video.path))
             except UserError as error:
                 bad[video.key] = str(error)
-                bar.write(f"left out: {error}", file=sys.stderr)
                 self._refuse(bad, len(videos))
                 continue
             indices.append(index)
@@ -197,6 +196,7 @@ class VideoFolder(MappedSource):
         if not rows:
             raise UserError(next(iter(bad.values())))
         save_indices(folder, indices, numbers, {"source": self.source, "videos": rows, "skipped": bad})
+        _tell(bad)
 
     def open_folder(self, folder: Path) -> Any:
         """See :class:`~domains.video.data.mapped.MappedSource`."""
@@ -227,3 +227,9 @@ class VideoFolder(MappedSource):
         """Divided by :func:`~domains.video.data.dividing.divided`."""
         rows = self.mapped.manifest["videos"]
         return divided(rows, validation=self.validation, test=self.test, seed=self.seed)
+
+
+def _tell(bad: Mapping[str, str]) -> None:
+    """Name the videos that were left out: when all is done, so that a refusal is the only line that is seen."""
+    for reason in bad.values():
+        print(f"left out: {reason}", file=sys.stderr)

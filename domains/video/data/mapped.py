@@ -176,7 +176,9 @@ class MappedSource(DataSource):
         if not len(piece) and (len(pieces) or name == "train"):
             raise UserError(
                 f"no clip of {self.frames} frames at stride {self.stride} ({span} frames of video) fits into the "
-                f"{name} split of {self.source}: its longest piece has {int(pieces[:, 2].max(initial=0))} frames"
+                f"{name} split of {self.source}: its longest piece has {int(pieces[:, 2].max(initial=0))} frames; "
+                "lower data.init_args.frames or stride, give longer videos"
+                + (f", or set data.init_args.{name} to 0" if name != "train" and hasattr(self, name) else "")
             )
         video, starts = pieces[piece, 0], pieces[piece, 1] + first
         labels = sorted({label for row in self._rows for label in row["labels"]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -150,7 +149,7 @@ class RenderedSource(MappedSource):
             initial=len(seeds) - sum(map(len, missing.values())),
             unit="clip",
             mininterval=1.0,
-            file=sys.stderr,
+            disable=None,
         )
         with bar:
             for drawn in self._draw(missing):
