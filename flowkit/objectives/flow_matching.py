@@ -60,8 +60,8 @@ class FlowMatching(Objective):
             that stay away from it).
         reduce: ``mean`` over the kept elements of a sample, or their ``sum``.
         distance: what is minimised instead of the square, such as ``PseudoHuber``; None is the square.
-        weighting: weight of each sample by its own loss in training, such as ``RelativeLoss``; None weighs all alike. In
-            evaluation all weigh alike, or the loss would not tell how good a model is.
+        weighting: weight of each sample by its own loss, such as ``RelativeLoss``; None weighs all alike. In training
+            alone: the loss of an evaluation must tell how good a model is.
 
     Raises:
         UserError: a number out of its range, or a prediction that the source and the coupling make meaningless.

@@ -33,20 +33,20 @@ from flowkit.solvers.sampler import Sampler
 
 DIMENSION = 4
 MADE = {
-    "plain": lambda: FlowMatching(),
+    "plain": FlowMatching,
     "transport": lambda: FlowMatching(coupling=MinibatchOT()),
     "sinkhorn": lambda: FlowMatching(coupling=Sinkhorn()),
     "learned": lambda: FlowMatching(coupling=LearnedCoupling(standardise=True)),
     "huber": lambda: FlowMatching(distance=PseudoHuber()),
     "high pass": lambda: FlowMatching(distance=HighPass(axes=[-1])),
-    "adaflow": lambda: AdaFlow(),
+    "adaflow": AdaFlow,
     "consistency": lambda: ConsistencyFM(boundary=0.7, delta=0.05, target="ema"),
-    "acceleration": lambda: ConstantAcceleration(),
-    "gradients": lambda: CRectifiedFlow(),
+    "acceleration": ConstantAcceleration,
+    "gradients": CRectifiedFlow,
     "likelihood": lambda: IDODE(second_order=0.1),
     "trajectories": lambda: CaLMFlow(points=4, latent=3),
-    "diffusion": lambda: RectifiedDiffusion(),
-    "simple": lambda: SimpleReFlow(),
+    "diffusion": RectifiedDiffusion,
+    "simple": SimpleReFlow,
     "segments": lambda: SeqRF(segments=2),
     "phases": lambda: PhasedRectifiedDiffusion(segments=2, teacher_steps=2, path=TrigonometricPath()),
 }
