@@ -18,6 +18,7 @@ from flowkit.errors import UserError
 from flowkit.objectives.objective import Loss, Networks, Objective
 from flowkit.objectives.phase import Phase
 from flowkit.procedures.pair_data import pair_batch
+from flowkit.programs import Exportable
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 
@@ -161,6 +162,14 @@ class Task(nn.Module, ABC):
     def pipeline(self, sampler: Sampler) -> Any:
         """What users call after training (``flowkit.load``): a ``TextToSpeech``, a ``VideoPredictor``, ..."""
         raise NotImplementedError
+
+    def exports(self, sampler: Sampler) -> Exportable:
+        """What ``flowkit export`` makes of the trained task, with the solver's steps of ``sampler`` in it.
+
+        Raises:
+            UserError: it cannot be exported, or has seen no data.
+        """
+        raise UserError(f"{type(self).__name__} cannot be exported: it does not say which programs it consists of")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

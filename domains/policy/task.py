@@ -24,6 +24,7 @@ from flowkit.fields.field import LOG_SIGMA
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.objectives.objective import Networks, Objective
+from flowkit.programs import Exportable
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 from flowkit.solvers.solver import Solution
@@ -284,6 +285,12 @@ class PolicyTask(Task):
         from domains.policy.pipeline import FlowPolicy
 
         return FlowPolicy(self, sampler)
+
+    def exports(self, sampler: Sampler) -> Exportable:
+        """One program; see :mod:`domains.policy.exporting`."""
+        from domains.policy import exporting
+
+        return exporting.exports(self, sampler)
 
 
 def _sides(name: str, size: Sequence[int]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ VERBS = {
     "reflow": "straighten a trained flow on its own pairs, so that few steps suffice",
     "finetune": "fit a trained model to data of your own: adapters, the output layer, or everything",
     "merge": "make a plain model of adapters and their base",
+    "export": "make programs of a trained model that run without FlowKit: ONNX or torch.export",
     "compare": "train objectives on the same data for the same time, and tabulate them by network calls",
     "sample": "draw samples from a run or a pretrained model",
     "evaluate": "measure a run or a pretrained model on a split of its data",

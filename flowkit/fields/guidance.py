@@ -66,9 +66,9 @@ class _Guided(Field):
             strong, weak, calls = self.both(x, t, cond)
             return Evaluation(self.mix(strong.v, weak, cond), strong.heads, calls)
         active = self.active(t)
-        if x.device.type != "cpu":
-            # Asking the device which rows are active would stop it, and break a captured graph: both halves are made,
-            # and counted.
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            # Asking the device which rows are active would stop it, and break a captured graph (an exported program
+            # has no such question): both halves are made, and counted.
             strong, weak, calls = self.both(x, t, cond)
             keep = active.reshape(-1, *[1] * (x.ndim - 1))
             return Evaluation(torch.where(keep, self.mix(strong.v, weak, cond), strong.v), strong.heads, calls)

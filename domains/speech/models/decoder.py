@@ -226,7 +226,8 @@ class MatchaDecoder(Network):
         if self.condition:
             x = torch.cat([x, cond["speaker"].to(x.dtype).unsqueeze(1).expand(-1, x.shape[1], -1)], dim=2)
         real = None if cond.padding is None else cond.padding.expand(x.shape[0], 1, x.shape[1]).squeeze(1)
-        if real is not None and real.device.type == "cpu" and bool(real.all()):
+        # An exported program has no look at values: it keeps the masks.
+        if real is not None and real.device.type == "cpu" and not torch.compiler.is_compiling() and bool(real.all()):
             real = None  # nothing is padded: spare the masks (a look at host memory, no synchronisation)
         return self.body(x, list(times), real)
 

@@ -1,0 +1,53 @@
+"""Exports made on the way, and kept: a model is exported once for each sampler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from flowkit.artifacts import Artifact
+from flowkit.export.runtime import Exported, is_export
+from flowkit.export.write import describe, write_export
+from flowkit.version import __version__
+
+
+def cached_export(artifact: Artifact, *, runtime: str = "onnx", tell: Callable[[str], object] = len) -> Exported:
+    """The export of a loaded model for its sampler: the one in the cache, or a fresh one.
+
+    It lies in ``$FLOWKIT_CACHE/exports`` (``flowkit`` in the user's cache folder otherwise), named after the hash of
+    weights, recipe and sampler.
+
+    Raises:
+        UserError: see :func:`flowkit.export.write.write_export`.
+    """
+    folder = cache_folder() / f"{runtime}-{_key(artifact)}"
+    if not is_export(folder):
+        tell(f"exporting to {folder}, once for this model and sampler: this takes a while")
+        write_export(
+            folder, artifact.task, artifact.sampler, formats=(runtime,), about={"source": str(artifact.folder)}
+        )
+    return Exported(folder, runtime=runtime)
+
+
+def cache_folder() -> Path:
+    """Where such exports lie."""
+    set_to = os.environ.get("FLOWKIT_CACHE")
+    if set_to:
+        return Path(set_to).expanduser() / "exports"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "flowkit" / "exports"
+
+
+def _key(artifact: Artifact) -> str:
+    """What the programs depend on."""
+    digest = hashlib.sha256()
+    told = [describe(artifact.sampler), artifact.recipe.dump(), __version__, torch.__version__]
+    digest.update(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(artifact.task.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]
