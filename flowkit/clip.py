@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -42,30 +43,8 @@ class Clip:
         Raises:
             UserError: PyAV is not installed, or the file cannot be written.
         """
-        try:
-            import av  # noqa: F401
-        except ImportError as error:
-            raise UserError("films need PyAV, which is not installed: pip install av") from error
         path = stem if stem.suffix == ".mp4" else stem.with_name(stem.name + ".mp4")
-        with writing(path):
-            atomic.write(path, self._encode)
-        return path
-
-    def _encode(self, path: Path) -> None:
-        import av
-
-        # yuv420p halves the colours in both directions, so both sides must be even: the edge is repeated.
-        height, width = self.frames.shape[1:3]
-        padding = ((0, height % 2), (0, width % 2), (0, 0))
-        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1000))
-            stream.width, stream.height = width + width % 2, height + height % 2
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "20"}
-            for pixels in self.frames:
-                frame = av.VideoFrame.from_ndarray(np.pad(pixels, padding, mode="edge"), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+        return save_film(path, self.frames, self.fps)
 
     def gif(self) -> bytes:
         """An animated GIF that plays for ever, of at most ``TENSORBOARD_FRAMES`` frames and ``TENSORBOARD_WIDTH``."""
@@ -92,3 +71,40 @@ class Clip:
         width, height = struct.unpack("<HH", gif[6:10])  # of a GIF's header
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def save_film(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
+    """Write an mp4 (H.264, yuv420p: what every player and browser shows) of frames as they come; memory holds one.
+
+    Args:
+        path: of the file. It appears when the film is whole.
+        frames: uint8 (height, width, 3), RGB, all of one size.
+        fps: frames a second.
+
+    Raises:
+        UserError: PyAV is not installed, or the file cannot be written; and what ``frames`` raise.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("films need PyAV, which is not installed: pip install av") from error
+
+    def encode(temporary: Path) -> None:
+        with av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+            stream: Any = None
+            for pixels in frames:
+                height, width = pixels.shape[:2]
+                if stream is None:
+                    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+                    stream.width, stream.height = width + width % 2, height + height % 2
+                    stream.pix_fmt = "yuv420p"
+                    stream.options = {"crf": "20"}
+                # yuv420p halves the colours in both directions, so both sides must be even: the edge is repeated.
+                padded = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
+            if stream is not None:
+                container.mux(stream.encode())
+
+    with writing(path):
+        atomic.write(path, encode)
+    return path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +55,29 @@ def run(args: argparse.Namespace) -> None:
     predictor = _predictor(args)
     context = args.context or predictor.context
     seen, fps = _frames(args, predictor, context)
-    made = _predicted(args, predictor, seen[:context], _actions(args, predictor))
-    from domains.video.present import side_by_side
+    cost = _Cost()
+    film = _film(args, seen, context, _predicted(args, predictor, seen[:context], _actions(args, predictor), cost))
+    from flowkit.clip import save_film
 
-    panels = _panels(seen, made, context)
-    truth = len(seen) > context
     path = Path(args.out)
     options.output_folder(path.parent)
-    written = side_by_side([panels], context=context, fps=fps, truth=truth).save(path)
-    _tell(args, made, written, context=context, truth=len(seen) - context)
+    _tell(args, cost, save_film(path, film, fps), context=context, truth=len(seen) - context)
+
+
+@dataclass
+class _Cost:
+    """Sums over the frames that were predicted."""
+
+    frames: int = 0
+    nfe: float = 0.0
+    network_calls: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, frame: NextFrame) -> None:
+        self.frames += 1
+        self.nfe += frame.nfe
+        self.network_calls += frame.network_calls
+        self.seconds += frame.seconds
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -143,34 +159,47 @@ def _frames(args: argparse.Namespace, predictor: VideoPredictor, context: int) -
 
 
 def _predicted(
-    args: argparse.Namespace, predictor: VideoPredictor, context: np.ndarray, actions: np.ndarray | None
-) -> list[NextFrame]:
+    args: argparse.Namespace, predictor: VideoPredictor, context: np.ndarray, actions: np.ndarray | None, cost: _Cost
+) -> Iterator[np.ndarray]:
+    """Predicted frames (samples, c, h, w) as they come; the first is there when this returns."""
     from tqdm import tqdm
 
-    stream = predictor.stream(context, samples=args.samples, seed=args.seed, actions=actions)
-    # disable=None: a log file gets no line that rewrites itself.
-    return list(tqdm(islice(stream, args.frames), total=args.frames, desc="predict", unit="frame", disable=None))
+    stream = islice(predictor.stream(context, samples=args.samples, seed=args.seed, actions=actions), args.frames)
+    # What cannot be solved at all shows now, before a folder is made.
+    first = next(stream)
+
+    def each() -> Iterator[np.ndarray]:
+        # disable=None: a log file gets no line that rewrites itself.
+        for frame in tqdm(chain([first], stream), total=args.frames, desc="predict", unit="frame", disable=None):
+            cost.add(frame)
+            yield frame.pixels.numpy()
+
+    return each()
 
 
-def _panels(seen: np.ndarray, made: list[NextFrame], context: int) -> list[np.ndarray]:
-    """The true clip where the file goes on, then the samples."""
-    import numpy as np
+def _film(
+    args: argparse.Namespace, seen: np.ndarray, context: int, predicted: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Pictures of the film: the true clip where the file goes on, then the samples. Nothing is kept: a film may be
+    long."""
+    from domains.video.present import grid
 
-    predicted = np.stack([frame.pixels.numpy() for frame in made], 1)
-    panels = [np.concatenate([seen[:context], sample]) for sample in predicted]
-    return [seen, *panels] if len(seen) > context else panels
+    truth = len(seen) > context
+    for t in range(context):
+        panels = args.samples + truth
+        yield grid([[seen[t]] * panels], [[True] * panels])
+    for t, samples in enumerate(predicted, context):
+        yield grid([[seen[min(t, len(seen) - 1)]] * truth + list(samples)], [[True] * truth + [False] * args.samples])
 
 
-def _tell(args: argparse.Namespace, made: list[NextFrame], written: Path, *, context: int, truth: int) -> None:
-    nfe = sum(frame.nfe for frame in made) / len(made)
-    calls = sum(frame.network_calls for frame in made) / len(made)
-    seconds = sum(frame.seconds for frame in made) / len(made)
+def _tell(args: argparse.Namespace, cost: _Cost, written: Path, *, context: int, truth: int) -> None:
+    nfe, calls, seconds = (total / cost.frames for total in (cost.nfe, cost.network_calls, cost.seconds))
     told: dict[str, Any] = {
         "run": args.run,
         "input": args.input,
         "out": str(written),
         "context": context,
-        "frames": len(made),
+        "frames": cost.frames,
         "samples": args.samples,
         "true_frames": truth,
         "nfe_per_frame": nfe,
@@ -183,7 +212,7 @@ def _tell(args: argparse.Namespace, made: list[NextFrame], written: Path, *, con
         return
     shown = "the true clip, then " if truth else ""
     print(
-        f"{written}: {shown}{args.samples} continuations; {context} known frames in blue, {len(made)} predicted in "
+        f"{written}: {shown}{args.samples} continuations; {context} known frames in blue, {cost.frames} predicted in "
         "orange"
     )
     print(f"a frame takes {nfe:g} evaluations and {seconds:.3f} s ({args.samples} at once)")

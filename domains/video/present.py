@@ -39,17 +39,23 @@ def side_by_side(rows: Sequence[Sequence[np.ndarray]], *, context: int, fps: flo
     length = max(len(panel) for row in rows for panel in row)
     frames = []
     for t in range(length):
-        lines = []
-        for row in rows:
-            panels = []
-            for place, panel in enumerate(row):
-                known = t < context or (truth and place == 0)
-                shown = panel[min(t, len(panel) - 1)].transpose(1, 2, 0)
-                shown = shown.repeat(3, 2) if shown.shape[2] == 1 else shown
-                panels.append(framed(shown, KNOWN if known else PREDICTED))
-            lines.append(_joined(panels, axis=1))
-        frames.append(_joined(lines, axis=0))
+        shown = [[panel[min(t, len(panel) - 1)] for panel in row] for row in rows]
+        known = [[t < context or (truth and place == 0) for place in range(len(row))] for row in rows]
+        frames.append(grid(shown, known))
     return Clip(np.stack(frames), fps)
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], known: Sequence[Sequence[bool]]) -> np.ndarray:
+    """One picture (h, w, 3) of rows of frames (c, h, w) uint8, framed as ``known`` or as predicted."""
+    lines = []
+    for row, marks in zip(rows, known, strict=True):
+        panels = []
+        for frame, mark in zip(row, marks, strict=True):
+            shown = frame.transpose(1, 2, 0)
+            shown = shown.repeat(3, 2) if shown.shape[2] == 1 else shown
+            panels.append(framed(shown, KNOWN if mark else PREDICTED))
+        lines.append(_joined(panels, axis=1))
+    return _joined(lines, axis=0)
 
 
 def _joined(parts: Sequence[np.ndarray], *, axis: int) -> np.ndarray:

@@ -14,7 +14,10 @@ from domains.video.data.reader import decode
 from domains.video.pipeline import VideoPredictor
 from domains.video.present import BORDER, GAP, LEAST_SIDE
 from domains.video.reading import read_square
+from domains.video.river import RiverTask
 from flowkit.cli.main import main
+from flowkit.clip import save_film
+from flowkit.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +166,37 @@ def test_saved_and_loaded_it_predicts_the_same(sprites_run, tmp_path):
     assert again.fps == 10
     assert again.task.example.float().std() > 0
     assert VideoPredictor.from_pretrained(saved, steps=7).sampler.steps == 7
+
+
+def test_frames_go_into_the_film_as_they_come(flowkit, sprites_run, tmp_path, monkeypatch):
+    decoded, seen = [], []
+    decode_latents = RiverTask.decode
+    monkeypatch.setattr(RiverTask, "decode", lambda task, z: decoded.append(1) or decode_latents(task, z))
+
+    def take_some(path, frames, fps):
+        for picture in frames:
+            seen.append((picture.shape, len(decoded)))
+            if len(seen) == 6:
+                raise UserError("enough")
+
+    monkeypatch.setattr("flowkit.clip.save_film", take_some)
+    code, _, err = flowkit("predict", sprites_run, "--frames", 60, "--samples", 2, "--steps", 1,
+                           "--out", tmp_path / "out.mp4")  # fmt: skip
+    assert (code, "enough" in err) == (2, True)
+    # Three known frames, then one picture for each predicted one; none of the rest was computed.
+    assert [count for _, count in seen] == [1, 1, 1, 1, 2, 3]
+    assert len({shape for shape, _ in seen}) == 1
+
+
+def test_a_film_that_cannot_go_on_leaves_nothing(tmp_path):
+    def frames():
+        yield np.zeros((7, 9, 3), np.uint8)
+        raise UserError("no more")
+
+    with pytest.raises(UserError, match="no more"):
+        save_film(tmp_path / "a.mp4", frames(), 10.0)
+    assert not list(tmp_path.iterdir())
+    save_film(tmp_path / "a.mp4", (np.full((7, 9, 3), 10 * i, np.uint8) for i in range(5)), 10.0)
+    film = np.stack(list(decode(tmp_path / "a.mp4")))
+    assert film.shape == (5, 3, 8, 10)
+    assert np.abs(film.mean((1, 2, 3)) - 10 * np.arange(5)).max() < 3
