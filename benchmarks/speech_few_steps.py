@@ -50,6 +50,8 @@ from flowkit.train.trainer import Trainer
 
 VOICE, ON = "the voice", "flow matching, on"
 CALLS = (1, 2, 4)
+#: Pairs that are solved together.
+_BATCH = 96
 METHODS: dict[str, Method] = {
     VOICE: Method(),
     ON: Method(),
@@ -155,8 +157,9 @@ class Bench:
             shared.mkdir(exist_ok=True)
             (folder / PAIRS).symlink_to(shared, target_is_directory=True)
             reflow = Reflow(
-                pairs=self.arguments.pairs, overrides=changes, seed=self.arguments.seed, device=str(self.device)
-            )
+                pairs=self.arguments.pairs, batch=min(self.arguments.pairs, _BATCH), overrides=changes,
+                seed=self.arguments.seed, device=str(self.device),
+            )  # fmt: skip
             began = time.perf_counter()
             summary = reflow.round(self.voice, folder)
             made = time.perf_counter() - began - summary["seconds"]
@@ -220,7 +223,7 @@ def tables(report: dict[str, Any]) -> str:
     """Markdown, means over the seeds."""
     runs = report["runs"]
     measures = {"to_voice": "to the voice's accurate solve", "to_real": "to the recording", "deviation": "deviation"}
-    measures |= {name: name for name in ("wer", "dnsmos") if any(name in run["references"] for run in runs)}
+    measures |= {name: name for name in ("wer", "dnsmos") if name in runs[0]["references"]["recordings"]}
     lines = []
     for key, title in measures.items():
         lines += [f"\n{title}; seeds {', '.join(str(run['seed']) for run in runs)}\n"]
@@ -234,9 +237,7 @@ def tables(report: dict[str, Any]) -> str:
                 spent = _mean(rows, "seconds", 0) + (f" ({', '.join(beside)})" if name != VOICE else "")
                 lines.append(f"| {name} | {' | '.join(cells)} | {_mean(rows, 'steps', 0)} | {spent} |")
         known = [run["references"] for run in runs]
-        lines += [
-            f"| {n} | {_mean([r[n] for r in known], key)} | | | | |" for n in known[0] if isinstance(known[0][n], dict)
-        ]
+        lines += [f"| {name} | {_mean([r[name] for r in known], key)} | | | | |" for name in known[0]]
     return "\n".join(lines)
 
 
