@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from flowkit.cli import options
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     """Convert what was asked for, and print where everything is."""
     from domains.video.evaluation.weights import ORIGINS, convert, find_weights, missing
 
-    folder = None if args.out is None else options.output_folder(args.out)
+    folder = None if args.out is None else Path(args.out)
     asked = {name: getattr(args, name.replace("-", "_")) for name in ORIGINS}
     made = {name: convert(name, file or None, folder) for name, file in asked.items() if file is not None}
     rows = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,22 @@ def read_actions(file: str | Path, numbers: int) -> np.ndarray:
     """
     path = Path(file)
     try:
-        loaded = (
-            np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
-        )
-        actions = np.asarray(loaded, dtype=np.float32)
+        with warnings.catch_warnings(action="ignore"):  # of an empty file: said below, in one line
+            loaded = (
+                np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
+            )
+        given = np.asarray(loaded)
+        if given.dtype.kind not in "biuf":
+            raise UserError(f"{str(path)!r} holds {given.dtype}: rows of {numbers} finite numbers are expected")
+        with np.errstate(over="ignore"):
+            actions = given.astype(np.float32)
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise UserError(f"cannot read actions from {str(path)!r}: {error}") from error
-    if actions.ndim != 2 or actions.shape[1] != numbers or not np.isfinite(actions).all():
+    if actions.ndim != 2 or actions.shape[1] != numbers or not len(actions):
         raise UserError(
             f"{str(path)!r} holds an array of shape {actions.shape}: rows of {numbers} finite numbers are expected"
         )
+    if not np.isfinite(actions).all():
+        row = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
+        raise UserError(f"row {row} of {str(path)!r} holds numbers that are not finite: {actions[row].tolist()}")
     return actions

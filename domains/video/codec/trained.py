@@ -48,10 +48,12 @@ class TrainedCodec(LatentCodec):
         """The arguments of a recipe with the network's sizes, from the run's own recipe where they are not given.
 
         Raises:
-            UserError: there is no such run, or it holds no autoencoder of frames.
+            UserError: neither is given, there is no such run, or it holds no autoencoder of frames.
         """
-        if given.get("network") is not None or not given.get("run"):
+        if given.get("network") is not None:
             return given
+        if not given.get("run"):
+            raise UserError("TrainedCodec: name the run of a trained autoencoder in codec.init_args.run")
         return {**given, "network": _network_of(str(given["run"]))}
 
     @classmethod

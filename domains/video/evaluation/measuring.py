@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from domains.video.evaluation.features import ClipFeatures, feature_set
+from domains.video.fitting import fitting
 from domains.video.metrics import best_of, copy_last, psnr, ssim
 from domains.video.predicting import predict
 from domains.video.river import pixels, scaled
@@ -126,11 +127,14 @@ def measure(
         measures: of frames.
         judges: networks that see whole clips, by name; an :class:`AttributeFeatures` also gives its answers.
         batch: clips at once.
+
+    Raises:
+        UserError: the clips do not fit the task.
     """
     columns, judges, window = _Columns(), judges or {}, (0, 0)
     for start in range(0, len(chosen), batch):
         raw = samples.batch(list(chosen[start : start + batch]))
-        clips = raw["frames"].to(task.device)
+        clips = fitting(task, raw, least=task.context + 1).to(task.device)
         context, true = clips[:, : task.context], scaled(clips[:, task.context :])
         window = min(WINDOW, clips.shape[1]), max(min(WINDOW, clips.shape[1]) - true.shape[1], 0)
         stand_ins = {"copy": copy_last(scaled(context), true.shape[1]), "codec": _through(task, true)}

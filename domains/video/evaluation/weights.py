@@ -124,6 +124,7 @@ def convert(name: str, path: str | Path | None = None, folder: Path | None = Non
     origin = _origin(name)
     note = {"evaluator": name, "package": origin.package, "licence": "MIT", "checksum": checksum(state)}
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_tensors(target, halved, note)
     return target
 
