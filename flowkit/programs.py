@@ -6,7 +6,9 @@ other, so it holds as many as were asked for; noise is an input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +22,9 @@ from flowkit.objectives.objective import Networks, Objective
 from flowkit.objectives.regression import Regression
 from flowkit.random import normal, uniform
 from flowkit.solvers.sampler import Sampler
+from flowkit.solvers.solver import Solution
+
+_SOLUTIONS: ContextVar[list[Solution] | None] = ContextVar("solutions", default=None)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,22 @@ def generate(
     if state is None and reads_noise(objective):
         state = beginning(objective, noise, cond, sampler)
         sampler = replace(sampler, temperature=1.0)
-    return objective.generate(networks, noise, cond, sampler=sampler, x0=state, span=span).x
+    solution = objective.generate(networks, noise, cond, sampler=sampler, x0=state, span=span)
+    seen = _SOLUTIONS.get()
+    if seen is not None:
+        seen.append(solution)
+    return solution.x
+
+
+@contextmanager
+def solutions() -> Iterator[list[Solution]]:
+    """The solutions that :func:`generate` makes inside: what a program costs."""
+    seen: list[Solution] = []
+    token = _SOLUTIONS.set(seen)
+    try:
+        yield seen
+    finally:
+        _SOLUTIONS.reset(token)
 
 
 def beginning(objective: Objective, noise: Tensor, cond: Cond, sampler: Sampler) -> Tensor:

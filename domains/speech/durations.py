@@ -7,6 +7,8 @@ of their lengths: the total is the predicted one.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -28,6 +30,18 @@ def round_cumulative(durations: Float[Tensor, "b n"], needed: Bool[Tensor, "b n"
     # Unrolled: end_i = max over k <= i of (wanted_k - least_k) + least_i, and never below least_i.
     ends = torch.cummax(wanted - least, dim=1).values.clamp_min(0.0) + least
     return torch.diff(ends, dim=1, prepend=ends.new_zeros(ends.shape[0], 1))
+
+
+def round_durations(
+    durations: Float[Tensor, "b n"],
+    needed: Bool[Tensor, "b n"],
+    rounding: Literal["nearest", "ceil"],
+    length_scale: float = 1.0,
+) -> Float[Tensor, "b n"]:
+    """By the rule ``nearest`` (:func:`round_cumulative`) or ``ceil`` (:func:`round_up`)."""
+    if rounding == "ceil":
+        return round_up(durations, length_scale)
+    return round_cumulative(durations * length_scale, needed)
 
 
 def total_frames(durations: Float[Tensor, "b n"]) -> Int[Tensor, " b"]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from domains.speech.aligned import Aligned, frame_mask, prior_loss
 from domains.speech.alignment import spread, token_of_frame
-from domains.speech.durations import round_cumulative, round_up, total_frames
+from domains.speech.durations import round_durations, total_frames
 from domains.speech.features import MelConfig
 from domains.speech.models.text_encoder import EncoderSizes, TextEncoder
 from domains.speech.vocoder import GriffinLim, Vocoder
@@ -30,6 +30,7 @@ from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.errors import UserError
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives.objective import Loss, Networks, Objective
+from flowkit.programs import Exportable
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 from flowkit.solvers.solver import Solution
@@ -105,7 +106,8 @@ class Matcha(Task):
             raise UserError("Matcha: symbols, features, speakers and languages are at least 1, window at least 0")
         if rounding not in ("nearest", "ceil"):
             raise UserError(f"Matcha: rounding is nearest or ceil, not {rounding!r}")
-        self.symbols, self.features, self.window, self.rounding = symbols, features, window, rounding
+        self.symbols, self.features, self.window = symbols, features, window
+        self.rounding: Literal["nearest", "ceil"] = rounding
         self.speakers, self.languages = speakers, languages
         if weighting not in ("utterances", "frames"):
             raise UserError(f"Matcha: weighting is utterances or frames, not {weighting!r}")
@@ -294,10 +296,13 @@ class Matcha(Task):
         length_scale: float = 1.0,
     ) -> Float[Tensor, "b n"]:
         """Frames per token by the task's ``rounding``; blanks (token 0) may get none under ``nearest``."""
+        durations = self.real_durations(log_durations, real)
+        return round_durations(durations, real & (tokens != 0), self.rounding, length_scale)
+
+    def real_durations(self, log_durations: Float[Tensor, "b n"], real: Bool[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """Frames per token, not rounded, 0 on padding; those of ``nearest`` are multiplied by ``duration_scale``."""
         durations = log_durations.float().exp() * real
-        if self.rounding == "ceil":
-            return round_up(durations, length_scale)
-        return round_cumulative(durations * (self.duration_scale * length_scale), real & (tokens != 0))
+        return durations if self.rounding == "ceil" else durations * self.duration_scale
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
@@ -363,3 +368,9 @@ class Matcha(Task):
         from domains.speech.pipeline import TextToSpeech
 
         return TextToSpeech(self, sampler)
+
+    def exports(self, sampler: Sampler) -> Exportable:
+        """Encoder, decoder and, where it is neural, vocoder; see :mod:`domains.speech.exporting`."""
+        from domains.speech import exporting
+
+        return exporting.exports(self, sampler)

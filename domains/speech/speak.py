@@ -11,7 +11,7 @@ from flowkit.cli import options
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:
-    from domains.speech.pipeline import Speech
+    from domains.speech.pipeline import Speech, TextToSpeech
 
 EXAMPLE = (
     'example:\n  flowkit speak runs/matcha-prompts --text "Hello, world." --out hello.wav --steps 4 --solver Midpoint'
@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--speaker", metavar="NAME", help="name or number (default: the first)")
     parser.add_argument("--language", metavar="NAME", help="name or number (default: the first)")
+    parser.add_argument(
+        "--runtime",
+        choices=("eager", "onnx", "torch"),
+        help="what computes: eager torch (default), or programs as flowkit export makes them, here or before: RUN may "
+        "be an export's folder",
+    )
     parser.add_argument("--mel", metavar="PNG", help="also draw the mel")
     parser.add_argument("--alignment", metavar="PNG", help="also draw which symbol is said when")
     parser.set_defaults(overrides=True)
@@ -45,10 +51,7 @@ def run(args: argparse.Namespace) -> None:
     """Speak, write, and say where the files are and how fast it went."""
     texts = _texts(args)
     out = _wav(args.out)
-    loaded = options.load_run(args)
-    pipeline = loaded.pipeline()
-    if not hasattr(pipeline, "speak"):
-        raise UserError(f"{args.run} is no voice: it is a {type(loaded.task).__name__} model")
+    pipeline, folder = _pipeline(args)
     results = []
     for number, text in enumerate(texts, 1):
         speech = pipeline.speak(
@@ -71,7 +74,39 @@ def run(args: argparse.Namespace) -> None:
                 f"{speech.nfe:g} network calls a sentence"
             )
     if args.json:
-        options.print_json({"run": str(loaded.folder), "seed": args.seed, "speech": results})
+        options.print_json({"run": str(folder), "seed": args.seed, "speech": results})
+
+
+def _pipeline(args: argparse.Namespace) -> tuple[TextToSpeech, Path]:
+    """The voice that was asked for, and its folder."""
+    from flowkit.export.runtime import is_export
+
+    if is_export(args.run):
+        return _exported(args), Path(args.run)
+    if args.runtime in ("onnx", "torch"):
+        args.device = "cpu"
+    loaded = options.load_run(args)
+    if args.runtime in ("onnx", "torch"):
+        from domains.speech.exported import speech_of
+        from flowkit.export.cached import cached_export
+
+        made = cached_export(loaded, runtime=args.runtime, tell=lambda line: print(line, file=sys.stderr, flush=True))
+        return speech_of(made), made.folder
+    pipeline = loaded.pipeline()
+    if not hasattr(pipeline, "speak"):
+        raise UserError(f"{args.run} is no voice: it is a {type(loaded.task).__name__} model")
+    return pipeline, loaded.folder
+
+
+def _exported(args: argparse.Namespace) -> TextToSpeech:
+    """The voice of an export's folder."""
+    from domains.speech.exported import exported_speech
+
+    if args.runtime == "eager":
+        raise UserError(f"{args.run} is an export: --runtime eager speaks with a run or a model")
+    if args.overrides or options.sampler_overrides(args):
+        raise UserError(f"{args.run} is an export, whose sampler is fixed: export the run again with the other options")
+    return exported_speech(args.run, runtime=args.runtime)
 
 
 def _told(speech: Speech, files: dict[str, str]) -> dict[str, Any]:

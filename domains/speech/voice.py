@@ -79,7 +79,11 @@ class Voice:
             raise UserError(
                 "this model has seen no data yet: it knows neither symbols nor mel settings; train it first"
             )
-        values = json.loads(text)
+        return cls.from_plain(json.loads(text))
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Voice:
+        """From what ``dataclasses.asdict`` and JSON make of one."""
         lists = {key: tuple(values[key]) for key in ("symbols", "speakers", "languages", "attribution")}
         return cls(**{**values, **lists, "mel": MelConfig(**values["mel"])})
 

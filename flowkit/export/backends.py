@@ -107,6 +107,8 @@ class OnnxBackend(Backend):
                 optimize=False,
             )  # fmt: skip
             assert made is not None
+            for node in made.model.graph.all_nodes():
+                node.metadata_props.clear()  # the source lines of this machine
             made.save(str(path))
 
     def open(self, path: Path, *, threads: int = 0) -> Runner:

@@ -16,7 +16,7 @@ from flowkit import atomic
 from flowkit.config import plugins
 from flowkit.errors import UserError
 from flowkit.export.backends import BACKENDS, Runner, quiet
-from flowkit.programs import Exportable, Port, Program, check_fixed
+from flowkit.programs import Exportable, Port, Program, check_fixed, solutions
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 from flowkit.version import __version__
@@ -128,6 +128,8 @@ def trace(name: str, program: Program, seed: int = 0) -> Any:
         raise UserError(
             f"the program {name} cannot be traced by torch.export: {plugins.one_line(error)[:300]}"
         ) from error
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)  # where FlowKit lies here is nobody's business
     used = {*traced.graph_signature.parameters, *traced.graph_signature.buffers}
     for key in [key for key in traced.state_dict if key not in used]:
         del traced.state_dict[key]
@@ -180,11 +182,24 @@ def _write_program(
         "inputs": [_port(port) for port in program.inputs],
         "outputs": [_port(port) for port in program.outputs],
         "axes": {key: {"least": axis.least, "multiple": axis.multiple} for key, axis in program.axes.items()},
+        **_cost(program, seed),
         "verified": {
             "sizes": {key: list(axis.sizes) for key, axis in program.axes.items()},
             "largest_difference": errors,
             "tolerance": TOLERANCE,
         },
+    }
+
+
+def _cost(program: Program, seed: int) -> dict[str, int]:
+    """Evaluations of the field and calls of networks, of a program that solves."""
+    with torch.no_grad(), solutions() as seen:
+        program.module(*draw(program, 0, seed))
+    if not seen:
+        return {}
+    return {
+        "evaluations": sum(int(solution.evaluations[0]) for solution in seen),
+        "network_calls": sum(int(solution.network_calls[0]) for solution in seen),
     }
 
 

@@ -217,6 +217,8 @@ class MatchaDecoder(Network):
         if not channels or any(c % groups for c in channels):
             raise ValueError(f"channels {list(channels)} must be a list of multiples of groups = {groups}")
         self.features, self.condition = features, condition
+        #: Numbers of frames that divide by this need no filling up on the way down.
+        self.multiple = 2 ** (len(channels) - 1)
         width = (spec.inputs + 1) * features + condition
         self.body = _UNet(spec, width, features, channels, heads, head_width, middle, transformers, dropout, groups)
 
