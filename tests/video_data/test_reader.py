@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_videos import H264, KINDS, cut, damage, pictures, write_sound, write_swapped, write_video
+from made_videos import H264, KINDS, cut, damage, pictures, turn, write_sound, write_swapped, write_video
 
 from domains.video.data.index import index_video
 from domains.video.data.reader import Fit, VideoReader, decode
@@ -56,6 +56,19 @@ def test_fitted_frames_are_equal_at_random_and_centred(tmp_path):
     errors = [np.abs(every - halved[..., first : first + 24]).mean() for first in range(9)]
     assert np.argmin(errors) == 4
     assert errors[4] < 0.6 * min(errors[3], errors[5])
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_upright_films_of_telephones_stand_upright(quarters, tmp_path):
+    lying = write_video(tmp_path / "lying.mp4", H264, 20)
+    path = turn(lying, tmp_path / "upright.mp4", quarters)
+    index = index_video(path)
+    assert (index.width, index.height) == ((48, 64) if quarters % 2 else (64, 48))
+    for fit in (Fit(), Fit(24, 32), Fit(24)):
+        whole = np.stack(list(decode(path, fit)))
+        assert np.array_equal(whole, np.rot90(np.stack(list(decode(lying, fit))), quarters, axes=(2, 3)))
+        with VideoReader(index, fit) as reader:
+            assert np.array_equal(reader.read([17, 3, 19]), whole[[17, 3, 19]])
 
 
 def test_stamps_that_step_back_are_read_from_the_start(tmp_path):

@@ -66,7 +66,7 @@ class VideoIndex:
         digest: hash of its content.
         codec: name of the codec.
         pixels: name of the pixel format.
-        width, height: of a frame.
+        width, height: of a frame as it is shown.
         time_base: seconds of one unit of ``pts``.
         pts: (n,) int64 times of the frames in units of ``time_base``, increasing.
         keys: (k,) int64, those of them at which decoding can begin.
@@ -141,7 +141,21 @@ def index_video(path: Path) -> VideoIndex:
     if not seekable:
         pts, base = _counted(path, base, rate)
         keys = pts[:1]
+    if _lies(path):
+        about |= {"width": about["height"], "height": about["width"]}
     return VideoIndex(path, digest(path), time_base=base, pts=pts, keys=keys, seekable=seekable, **about)
+
+
+def quarter_turns(frame: Any) -> int:
+    """By how many quarters of a turn, against the clock, a decoded frame is to be shown: 0 to 3."""
+    return round(frame.rotation / 90) % 4
+
+
+def _lies(path: Path) -> bool:
+    """Whether frames are shown with their width upright."""
+    with opened(path) as (container, stream):
+        first = next(container.decode(stream), None)
+        return first is not None and quarter_turns(first) % 2 == 1
 
 
 def _decoded(path: Path, count: int) -> list[int | None]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from domains.video.data.clips import FrameWriter, MappedFrames, cache_root
-from domains.video.data.index import VideoIndex, opened
+from domains.video.data.index import VideoIndex, opened, quarter_turns
 from flowkit import atomic
 from flowkit.errors import UserError, writing
 
@@ -47,7 +47,8 @@ class Fit:
         return high, wide
 
     def __call__(self, frame: Any, reformatter: Any = None) -> np.ndarray:
-        """A decoded frame as uint8 (3, H, W), RGB, whatever its pixel format; converted and scaled in one call.
+        """A decoded frame as uint8 (3, H, W), RGB, whatever its pixel format; converted and scaled in one call, and
+        turned as players turn it (telephones film upright pictures lying down).
 
         ``reformatter``: of PyAV, kept from frame to frame: setting one up costs several times what it does.
         """
@@ -60,7 +61,9 @@ class Fit:
         rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=kind, threads=1).to_ndarray()
         high, wide = self.shape(frame.height, frame.width)
         top, left = (height - high) // 2, (width - wide) // 2
-        return rgb[top : top + high, left : left + wide].transpose(2, 0, 1)
+        cut = rgb[top : top + high, left : left + wide]
+        turns = quarter_turns(frame)
+        return (np.rot90(cut, turns) if turns else cut).transpose(2, 0, 1)
 
 
 def new_reformatter() -> Any:
