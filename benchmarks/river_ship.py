@@ -35,8 +35,8 @@ NAMES = {
 }
 LIMITS = (
     "Two sprites on black, 64 x 64, as drawn by BouncingSprites; other videos are continued into such sprites. A new "
-    "direction after a wall is drawn at random, so long predictions differ from the truth and sprites may change their "
-    "shape or melt after some dozens of frames."
+    "direction after a wall is drawn at random, so long predictions differ from the truth and sprites change their "
+    "shape, above all where they meet, from about the tenth predicted frame on."
 )
 
 
