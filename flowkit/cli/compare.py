@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int | None:
 
     if args.steps < 0 or args.minutes < 0:
         raise UserError(f"--steps {args.steps} --minutes {args.minutes}: positive numbers, please")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: at least 1 sample")
     entries = [Entry.parse(text) for text in split_entries(args.objectives)]
     out = Path(args.out) if args.out else Path("runs") / f"compare-{Path(args.recipe).stem}"
     comparison = Comparison(

@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.dequantisation and not args.bpd:
         raise UserError("--dequantisation is for bits per dimension: add --bpd")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: at least 1 sample")
     request = options.request(args)
     request |= {name: value for name in ("samples", "metrics") if (value := getattr(args, name)) is not None}
     loaded = options.load_run(args, with_data=True)

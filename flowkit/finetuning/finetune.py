@@ -50,8 +50,8 @@ class Finetune:
             raise UserError(f"finetune.method is lora, head or full, not {self.method!r}")
         if self.rank < 1 or self.alpha < 0 or not 0 <= self.dropout < 1:
             raise UserError(
-                f"finetune: rank {self.rank} is at least 1, alpha {self.alpha:g} at least 0, dropout {self.dropout:g} "
-                "in [0, 1)"
+                f"finetune: rank must be at least 1, alpha at least 0 and dropout in [0, 1), not {self.rank}, "
+                f"{self.alpha:g} and {self.dropout:g}"
             )
 
     @classmethod

@@ -81,7 +81,7 @@ class Network(nn.Module, ABC):
         at 0. Classes that put them elsewhere place them themselves.
 
         Raises:
-            UserError: the networks have nothing in common.
+            UserError: the networks are of different classes or sizes.
         """
         mine, theirs = self.state_dict(), other.state_dict()
         fitting = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
@@ -94,7 +94,11 @@ class Network(nn.Module, ABC):
                 continue
             own = mine[name]
             grown = own.ndim == value.ndim > 1 and own.shape[1] > value.shape[1]
-            if grown and (own.shape[0], *own.shape[2:]) == (value.shape[0], *value.shape[2:]):
-                fitting[name] = torch.zeros_like(own)
-                fitting[name][:, : value.shape[1]] = value
+            if not grown or (own.shape[0], *own.shape[2:]) != (value.shape[0], *value.shape[2:]):
+                raise UserError(
+                    f"this {type(self).__name__} cannot begin as one of another size ({name} is {tuple(own.shape)} here and "
+                    f"{tuple(value.shape)} there): give both one network"
+                )
+            fitting[name] = torch.zeros_like(own)
+            fitting[name][:, : value.shape[1]] = value
         self.load_state_dict(fitting, strict=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowkit import atomic
-from flowkit.artifacts import from_pretrained
+from flowkit.artifacts import describe_run, from_pretrained
 from flowkit.config.overrides import Override
 from flowkit.config.recipe import Recipe, load_recipe
 from flowkit.data import DataSource
@@ -63,8 +63,10 @@ class Comparison:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UserError(f"--objectives names {twice[0]} twice")
-        if not names or not self.nfe or min(self.nfe) < 1 or not self.seeds:
-            raise UserError("a comparison needs an objective, numbers of network calls from 1, and a seed")
+        if not names or not self.seeds:
+            raise UserError("--objectives and --seeds: a comparison needs one of each")
+        if not self.nfe or min(self.nfe) < 1:
+            raise UserError(f"--nfe {','.join(map(str, self.nfe))}: numbers of network calls, each at least 1")
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -72,9 +74,11 @@ class Comparison:
         """Parse and build every entry's recipe before anything is trained; name -> recipe.
 
         Raises:
-            UserError: a setting that is refused, or pairs and lessons without a teacher.
+            UserError: a setting that is refused, no such teacher, or pairs and lessons without one.
         """
         found = {}
+        if self.teacher:
+            describe_run(self.teacher)
         for entry in self.entries:
             recipe = self._recipe(entry, self.seeds[0])
             try:

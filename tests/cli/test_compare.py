@@ -99,6 +99,9 @@ def test_it_trains_measures_tabulates_draws_and_goes_on(tmp_path, capsys):
         (["ConsistancyFM"], "ConsistencyFM"),
         (["ConsistencyFM:segments=2:delta=3"], "delta"),
         (["ConstantAcceleration:pairs=10"], "--teacher RUN"),
+        (["FlowMatching", "--teacher", "no-such-run"], "no-such-run"),
+        (["FlowMatching", "--limit", "0"], "--limit 0"),
+        (["FlowMatching", "--nfe", "0,1"], "--nfe 0,1"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_training(objectives, message, tmp_path, capsys):

@@ -124,6 +124,8 @@ def test_evaluate_prints_and_writes_metrics(flowkit, toy_run, tmp_path):
     assert json.loads(out)["metrics"]["evaluations"] == 2
     assert json.loads((tmp_path / "m" / "e.json").read_text()) == json.loads(out)
     assert "spread" in flowkit("evaluate", toy_run, "--device", "cpu")[1]
+    code, _, err = flowkit("evaluate", toy_run, "--device", "cpu", "--limit", -3)
+    assert (code, err) == (2, "flowkit: --limit -3: at least 1 sample\n")
 
 
 @pytest.mark.parametrize(
