@@ -96,6 +96,7 @@ MEANINGS = {"velocity": "Velocity", "data": "DataPrediction"}
 ENVIRONMENTS = {
     "fork": ("FlowKit/Fork-v0", "policy/flow-fork", 0.15),
     "maze": ("FlowKit/PointMazeUMaze-v0", "policy/adaflow-pointmaze-umaze", 0.1),
+    "large-maze": ("FlowKit/PointMazeLarge-v0", "policy/adaflow-pointmaze-umaze", 0.1),
 }
 
 
@@ -116,7 +117,7 @@ class Bench:
         self.common: list[Override] = [
             *((f"trainer.{key}", "0") for key in quiet), ("trainer.progress", "false"),
             ("trainer.tensorboard", "false"), ("trainer.log_every", "1000"), ("task.rollout_episodes", "0"),
-            ("task.objective.prediction", MEANINGS[arguments.family]),
+            ("data.environment", self.environment), ("task.objective.prediction", MEANINGS[arguments.family]),
         ]  # fmt: skip
         self.pairs_seconds: float | None = None
         self.results: dict[str, Any] = {}
