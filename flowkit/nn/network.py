@@ -96,8 +96,8 @@ class Network(nn.Module, ABC):
             grown = own.ndim == value.ndim > 1 and own.shape[1] > value.shape[1]
             if not grown or (own.shape[0], *own.shape[2:]) != (value.shape[0], *value.shape[2:]):
                 raise UserError(
-                    f"this {type(self).__name__} cannot begin as one of another size ({name} is {tuple(own.shape)} here and "
-                    f"{tuple(value.shape)} there): give both one network"
+                    f"this {type(self).__name__} cannot begin as another size ({name} is {tuple(own.shape)} here "
+                    f"and {tuple(value.shape)} there): give both one network"
                 )
             fitting[name] = torch.zeros_like(own)
             fitting[name][:, : value.shape[1]] = value
