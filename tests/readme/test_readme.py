@@ -52,6 +52,7 @@ SHORTER = {
     "finetune": [*_FEW_STEPS, "--device", "cpu"],
     "reflow": [*_FEW_STEPS, "--pairs", "16", "--device", "cpu"],
     "compare": [*_FEW_STEPS, "--steps", "2", "--minutes", "0", "--seeds", "1", "--limit", "50", "--device", "cpu"],
+    "predict": ["--frames", "1", "--samples", "1", "--steps", "1", "--device", "cpu"],
     "sample": ["-n", "4"],
     "evaluate": ["--limit", "8"],
     "rollout": ["--episodes", "2"],
