@@ -28,6 +28,7 @@ from flowkit.nn.codec import IdentityCodec, LatentCodec
 from flowkit.nn.network import Network, NetworkSpec
 from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.objectives.objective import Networks, Objective
+from flowkit.programs import Exportable
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Presentation, Report, Task
@@ -288,6 +289,12 @@ class RiverTask(Task):
         from domains.video.pipeline import VideoPredictor
 
         return VideoPredictor(self, sampler)
+
+    def exports(self, sampler: Sampler) -> Exportable:
+        """Three programs; see :mod:`domains.video.exporting`."""
+        from domains.video import exporting
+
+        return exporting.exports(self, sampler)
 
 
 def scaled(frames: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:

@@ -128,8 +128,9 @@ def trace(name: str, program: Program, seed: int = 0) -> Any:
         raise UserError(
             f"the program {name} cannot be traced by torch.export: {plugins.one_line(error)[:300]}"
         ) from error
-    for node in traced.graph.nodes:
-        node.meta.pop("stack_trace", None)  # where FlowKit lies here is nobody's business
+    for part in traced.graph_module.modules():
+        for node in getattr(part, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)  # where FlowKit lies here is nobody's business
     used = {*traced.graph_signature.parameters, *traced.graph_signature.buffers}
     for key in [key for key in traced.state_dict if key not in used]:
         del traced.state_dict[key]

@@ -99,7 +99,9 @@ class VectorQuantiser(nn.Module):
         codebook = self.codebook.detach().float()
         rows = max(1, _DISTANCES // len(codebook))
         found = []
-        for part in vectors.detach().float().split(rows):
+        flat = vectors.detach().float()
+        # An exported program takes any number of vectors, all at once.
+        for part in (flat,) if torch.compiler.is_exporting() else flat.split(rows):
             distance = (part[:, :1] - codebook[:, 0]).square_()
             for channel in range(1, codebook.shape[1]):
                 distance += (part[:, channel, None] - codebook[:, channel]).square_()
