@@ -57,6 +57,10 @@ class Cond(Mapping[str, Tensor]):
         """The condition for an evaluation at time ``t`` in step ``step`` of a solve."""
         return self if self.redraw is None else self.redraw(self, t, step, generator)
 
+    def real(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
+        """``x`` with zeros in the padding, which may hold anything: networks mix elements, and nan * 0 is nan."""
+        return x if self.padding is None else x.where(self.padding, x.new_zeros(()))
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Cond:
         """Apply ``function`` to every tensor, the padding included."""
         return replace(

@@ -54,24 +54,19 @@ def divergence(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         out = field(x, t, cond)
-        v = _real(out.v, cond)
+        v = cond.real(out.v)
         if not v.requires_grad:  # a field that does not depend on x
             div = v.new_zeros(v.shape[0])
         elif probe is not None:
             (product,) = torch.autograd.grad(v, x, probe)
-            div = sum_per_sample(_real(product * probe, cond))
+            div = sum_per_sample(cond.real(product * probe))
         else:
             flat, diagonal = v.flatten(1), []
             for i in range(flat.shape[1]):
                 (row,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=i + 1 < flat.shape[1])
                 diagonal.append(row.flatten(1)[:, i])
-            div = sum_per_sample(_real(torch.stack(diagonal, 1).reshape(v.shape), cond))
+            div = sum_per_sample(cond.real(torch.stack(diagonal, 1).reshape(v.shape)))
     return Evaluation(v.detach(), {}, out.calls), div.detach()
-
-
-def _real(x: Tensor, cond: Cond) -> Tensor:
-    """``x`` with zeros in the padding, which may hold anything."""
-    return x if cond.padding is None else x.where(cond.padding, x.new_zeros(()))
 
 
 class _Augmented(Field):
@@ -155,11 +150,11 @@ def _solve_with_density(
         padding = torch.cat([real, real.new_ones(real.shape[0], 1)], 1)
     if divergence == "hutchinson":
         e = rademacher_like(x, generator) if probe == "rademacher" else normal_like(x, generator)
-        values[_PROBE] = _real(e, cond)
+        values[_PROBE] = cond.real(e)
     elements = x[0].numel() if x.shape[0] else 1
     # Error norms are means over the elements: weighted by their root, l counts as much as all of x together.
     scale = density_weight * math.sqrt(elements)
-    state = torch.cat([_real(x, cond).flatten(1), x.new_zeros(x.shape[0], 1)], 1)
+    state = torch.cat([cond.real(x).flatten(1), x.new_zeros(x.shape[0], 1)], 1)
     with torch.no_grad():
         solution = solve(
             _Augmented(field, x.shape[1:], scale),
@@ -185,7 +180,7 @@ def _log_prior(field: Field, source: Source, z: Tensor, cond: Cond) -> Tensor:
         sigma = float(field.path.coefficients(torch.zeros(1, dtype=torch.float64)).sigma)
     if sigma == 1.0:
         return source.log_prob(z, cond)
-    return source.log_prob(z / sigma, cond) - math.log(sigma) * sum_per_sample(_real(torch.ones_like(z), cond))
+    return source.log_prob(z / sigma, cond) - math.log(sigma) * sum_per_sample(cond.real(torch.ones_like(z)))
 
 
 def log_likelihood(

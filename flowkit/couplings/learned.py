@@ -100,8 +100,7 @@ class LearnedCoupling(Coupling):
                 "LearnedCoupling: model folders come without the encoder that only training needs: go on from the run "
                 "folder, or train with coupling: Independent"
             ) from None
-        visible = x1 if padding is None else x1.where(padding, x1.new_zeros(()))
-        out = encoder((visible,), (), batch.cond)
+        out = encoder((batch.cond.real(x1),), (), batch.cond)
         mean, log_variance = out["mean"].to(x1.dtype), out["log_variance"].to(x1.dtype).clamp(-self.bound, self.bound)
         moments = source.moments(batch.cond)
         if moments is None:

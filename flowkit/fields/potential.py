@@ -44,13 +44,9 @@ class PotentialField(Field):
                 x, t, cond = x.clone(), t.clone(), cond.map(Tensor.clone)
             if not (wanted and x.requires_grad):
                 x = x.detach().requires_grad_()
-            product = x * self.network((x,), (t,), cond)["v"]
-            if cond.padding is not None:
-                product = product.where(cond.padding, product.new_zeros(()))
+            product = cond.real(x * self.network((x,), (t,), cond)["v"])
             (gradient,) = torch.autograd.grad(product.sum(), x, create_graph=wanted)
-        if cond.padding is not None:
-            gradient = gradient.where(cond.padding, gradient.new_zeros(()))
-        return gradient
+        return cond.real(gradient)
 
     def __call__(self, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond | None = None) -> Evaluation:
         """The velocity at (x, t)."""

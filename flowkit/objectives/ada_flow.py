@@ -86,9 +86,7 @@ class AdaFlow(FlowMatching):
         is minimised, or with ``joint`` L alone.
         """
         batch, point, weight, terms = self.draw(batch, generator, networks)
-        xt, padding = point.xt, batch.cond.padding
-        if padding is not None:
-            xt = xt.where(padding, xt.new_zeros(()))
+        xt = batch.cond.real(point.xt)
         heads = networks.main((xt,), (point.t,), batch.cond)
         target = self.prediction.target(point, self.path)
         square = squared_error(heads["v"], target, batch.loss_mask)

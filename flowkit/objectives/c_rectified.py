@@ -70,9 +70,7 @@ class CRectifiedFlow(FlowMatching):
         """The matching loss, over the kept elements of a sample and divided by their number; called ``flow``. For the
         quadratic cost it is half of flow matching's."""
         batch, point, weight, terms = self.draw(batch, generator, networks)
-        xt, shift, keep = point.xt, point.vt, batch.loss_mask
-        if batch.cond.padding is not None:
-            xt = xt.where(batch.cond.padding, xt.new_zeros(()))
+        xt, shift, keep = batch.cond.real(point.xt), point.vt, batch.loss_mask
         needed = torch.is_grad_enabled()
         gradient = self.field(networks).gradient(xt, point.t, batch.cond)
         if not needed:

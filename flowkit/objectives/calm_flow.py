@@ -233,15 +233,14 @@ class CaLMFlow(FlowMatching):
             again = torch.arange(rows + -rows % p, device=w.device) % rows
             # A row that is there twice is read twice, and its copy left out.
             w, cond = w[again], cond.take(again)
-        grid, padding = self.grid(w.device), cond.padding
+        grid = self.grid(w.device)
         memory = network.begin(w.shape[0] // p, cond)
         for i in range(self.points - 1):
             times = grid[i].expand(w.shape[0] // p, p)
             heads, memory = network.extend(memory, (interleave(w[:, None], p),), (times,), cond)
             out = deinterleave(self._point(networks, heads, 1, self.temperature, generator)[0], p)[:, 0].to(w.dtype)
             w = out if self.predicts == "next" else w + over(grid[i + 1] - grid[i].expand(w.shape[0]), w) * out
-            if padding is not None:
-                w = w.where(padding, w.new_zeros(()))
+            w = cond.real(w)
         x, calls = w[:rows], self.points - 1
 
         def status() -> Tensor:

@@ -130,13 +130,8 @@ class ConsistencyFM(FlowMatching):
         """The terms ``flow``, the squared difference of the ends, and in the second stage ``velocity``."""
         batch, point, weight, terms = self.draw(batch, generator, networks)
         t, end, boundary = point.t, self.segments.end(point.t), self.boundary_at(step)
-
-        def seen(x: Tensor) -> Tensor:
-            padding = batch.cond.padding
-            return x if padding is None else x.where(padding, x.new_zeros(()))
-
         dropout = EqualDropout(point.xt.device)
-        v = networks.main((seen(point.xt),), (t,), batch.cond)["v"].to(point.vt.dtype)
+        v = networks.main((batch.cond.real(point.xt),), (t,), batch.cond)["v"].to(point.vt.dtype)
         left = like(end - t, v)
         if batch.weight is not None:
             weight = weight * batch.weight
@@ -148,7 +143,7 @@ class ConsistencyFM(FlowMatching):
         xr = self.path.at(point.x0, point.x1, r).xt
         follower = networks.main if self.target == "self" else networks["target"]
         with torch.no_grad(), dropout:
-            later = follower((seen(xr),), (r,), batch.cond)["v"].to(v.dtype)
+            later = follower((batch.cond.real(xr),), (r,), batch.cond)["v"].to(v.dtype)
         anchored = r >= boundary
         step_on = like(r - t, v) * point.vt + like(end - r, v) * later
         goal = torch.where(anchored.reshape(left.shape), left * point.vt, step_on)

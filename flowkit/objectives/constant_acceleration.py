@@ -143,13 +143,13 @@ class ConstantAcceleration(FlowMatching):
         parts: dict[str, Tensor] = {}
         if both or phase == _VELOCITY:
             begin = self.parabola.at(x0, x1, torch.zeros_like(t)) if self.velocity_at == "start" else point
-            v = networks.main((_real(begin.xt, batch.cond),), (begin.t,), batch.cond)["v"].to(x1.dtype)
+            v = networks.main((batch.cond.real(begin.xt),), (begin.t,), batch.cond)["v"].to(x1.dtype)
             parts[_VELOCITY] = self._velocity_error(v, begin.xt, begin.t, x0, x1, keep)
         if both or phase == _ACCELERATION:
             with torch.no_grad():
-                v0 = networks.main((_real(x0, batch.cond),), (torch.zeros_like(t),), batch.cond)["v"].to(x1.dtype)
+                v0 = networks.main((batch.cond.real(x0),), (torch.zeros_like(t),), batch.cond)["v"].to(x1.dtype)
             xt = self.parabola.at(x0, x1, t, v0).xt
-            seen = (_real(xt, batch.cond), _real(v0, batch.cond))[: 1 + self.velocity_input]
+            seen = (batch.cond.real(xt), batch.cond.real(v0))[: 1 + self.velocity_input]
             a = networks[_ACCELERATION](seen, (t,), batch.cond)["a"].to(x1.dtype)
             parts[_ACCELERATION] = self._acceleration_error(a, xt, t, v0, x0, x1, keep)
         if networks.main.training:
@@ -232,7 +232,7 @@ class ConstantAcceleration(FlowMatching):
         state = self.beginning(like, cond, sampler=sampler, x0=x0, start=span[0], generator=generator)
         t = torch.full(state.shape[:1], span[0], dtype=time_dtype(state), device=state.device)
         first = cond.at(t, 0, generator)
-        v0 = _real(networks.main((state,), (t,), first)["v"].to(state.dtype), cond)
+        v0 = cond.real(networks.main((state,), (t,), first)["v"].to(state.dtype))
         field = _ParabolaField(networks[_ACCELERATION], v0, self.velocity_input, self.parabola)
         solution = solve(
             field, state, solver=_ParabolaStep(), controller=sampler.stepping(), span=span, cond=cond,
@@ -241,10 +241,6 @@ class ConstantAcceleration(FlowMatching):
         # The initial velocity is an evaluation and a call, too.
         solution.evaluations, solution.network_calls = solution.evaluations + 1, solution.network_calls + 1
         return solution
-
-
-def _real(x: Tensor, cond: Cond) -> Tensor:
-    return x if cond.padding is None else x.where(cond.padding, x.new_zeros(()))
 
 
 class _ParabolaField(Field):

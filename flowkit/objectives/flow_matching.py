@@ -178,9 +178,7 @@ class FlowMatching(Objective):
     ) -> Loss:
         """Mean over the batch of weight(t) times the squared error of each sample; the term is called ``flow``."""
         batch, point, weight, terms = self.draw(batch, generator, networks)
-        xt, padding = point.xt, batch.cond.padding
-        if padding is not None:  # padded data may hold anything, and networks mix elements
-            xt = xt.where(padding, xt.new_zeros(()))
+        xt = batch.cond.real(point.xt)
         error = self.error_at(self.output(networks, xt, point.t, batch.cond), xt, point, batch)
         if networks.main.training:
             self.record(point.t, error.detach())
@@ -280,8 +278,7 @@ class FlowMatching(Objective):
             raise UserError(
                 f"temperature {sampler.temperature:g} scales the draw of the source, and x0 was given: leave it at 1"
             )
-        state = self.path.start(x0, cond) if start == 0.0 else x0
-        return state if cond.padding is None else state.where(cond.padding, state.new_zeros(()))
+        return cond.real(self.path.start(x0, cond) if start == 0.0 else x0)
 
 
 def squared_error(

@@ -106,9 +106,7 @@ class IDODE(FlowMatching):
     ) -> Loss:
         """The terms ``flow``, the integral's estimate in nats per element, and ``second_order`` where it is on."""
         batch, point, weight, terms = self.draw(batch, generator, networks)
-        xt, padding = point.xt, batch.cond.padding
-        if padding is not None:
-            xt = xt.where(padding, xt.new_zeros(()))
+        xt = batch.cond.real(point.xt)
         if self.second_order:
             output, velocity, divergence = self._with_divergence(
                 networks, xt, point.t, batch.cond, batch.loss_mask, generator

@@ -123,9 +123,7 @@ class Regression(Objective):
         for what, asked in wanted.items():
             if asked:
                 raise UserError(f"Regression predicts in one call and has no use for {what}: leave it out")
-        x, b = self._predict(networks, like, cond), like.shape[0]
-        if cond.padding is not None:
-            x = x.where(cond.padding, x.new_zeros(()))
+        x, b = cond.real(self._predict(networks, like, cond)), like.shape[0]
         one = torch.ones(b, dtype=torch.int64, device=x.device)
         finite = x.isfinite().reshape(b, -1).all(1) if b else one.bool()
         return Solution(

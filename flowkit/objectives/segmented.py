@@ -149,8 +149,7 @@ class Segmented(FlowMatching):
         start, end = (t.to(x1.dtype) if x1.dtype == torch.float64 else t for t in self.segments.spans(index))
         at_start = (index == 0).reshape(-1, *[1] * (x1.ndim - 1))
         x_start = torch.where(at_start, self.path.start(x0, batch.cond), self.path.at(x0, x1, start).xt)
-        if batch.cond.padding is not None:
-            x_start = x_start.where(batch.cond.padding, x_start.new_zeros(()))
+        x_start = batch.cond.real(x_start)
         piece = Piece(start, end, x_start, self.carry(x_start, start, end, batch.cond))
         times = self.times.draw(x1.shape[0], self.path, generator, device=x1.device)
         return batch, self.inside(piece, times.t.to(start)), times.weight, terms

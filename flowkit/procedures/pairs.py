@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from flowkit import atomic
-from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.errors import UserError, writing
 from flowkit.objectives.objective import Networks, Objective
@@ -254,7 +253,7 @@ class _Shard:
             raise UserError("a condition that is redrawn inside a solve cannot be stored with a pair")
         rows, sampler = Rows(mix_seed(self.plan.seed, _NOISE), first=first), replace(self.sampler, temperature=1.0)
         if self.plan.runs_backward(first):
-            x1 = _unpadded(like, cond)
+            x1 = cond.real(like)
             solution = self.objective.generate(
                 self.networks, like, cond, sampler=sampler, x0=x1, span=(1.0, 0.0), generator=rows
             )
@@ -263,7 +262,7 @@ class _Shard:
             x0 = self.source.draw(like, cond, rows, temperature=self.sampler.temperature)
             solution = self.objective.generate(self.networks, like, cond, sampler=sampler, x0=x0, generator=rows)
             x1 = solution.x
-        tensors = {"x0": _unpadded(x0, cond), "x1": _unpadded(x1, cond)}
+        tensors = {"x0": cond.real(x0), "x1": cond.real(x1)}
         tensors |= {f"cond/{name}": value for name, value in cond.items()}
         if cond.padding is not None:
             tensors["padding"] = cond.padding.expand(len(like), *cond.padding.shape[1:])
@@ -282,10 +281,6 @@ class _Shard:
                 f"pairs cannot be inverted on {type(path).__name__}: leave the share of inverted pairs at 0"
             )
         return state / float(path.coefficients(torch.zeros(1, dtype=torch.float64)).sigma)
-
-
-def _unpadded(x: Tensor, cond: Cond) -> Tensor:
-    return x if cond.padding is None else x.where(cond.padding, x.new_zeros(()))
 
 
 def _shapes(part: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -19,10 +19,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def _unpadded_sum(values: Tensor, cond: Cond) -> Tensor:
-    if cond.padding is not None:
-        # where, not a product: padded elements may hold anything.
-        values = values.where(cond.padding, values.new_zeros(()))
-    return sum_per_sample(values)
+    return sum_per_sample(cond.real(values))
 
 
 class Gaussian(Source):
