@@ -1,7 +1,7 @@
 """A small causal transformer over the points of trajectories, with a cache of keys and values for sampling.
 
 Pre-norm blocks (Xiong et al. 2020, arXiv 2002.04745). A point and its time become ``tokens`` tokens by a perceptron
-("space tokens" of CaLMFlow, Dong et al. 2024, arXiv 2410.05292); the output is read off the tokens of the same point.
+("space tokens" of CaLMFlow, He et al. 2024, arXiv 2410.05292); the output is read off the tokens of the same point.
 Conditions are tokens in front, a vector or a label each.
 """
 

@@ -7,7 +7,7 @@ may be drawn through a Gaussian latent,
     latent = mean(w_0 .. w_i) + temperature * deviation(w_0 .. w_i) * e,    w_{i+1} = decoder(latent),
 
 with the loss |w_{i+1} - decoder(latent)|^2 + kl KL(N(mean, deviation^2) || N(0, 1)), all sums over elements, divided
-by the number of elements of a state. Sampling takes T - 1 calls. Dong et al. 2024, "CaLMFlow: Volterra Flow Matching
+by the number of elements of a state. Sampling takes T - 1 calls. He et al. 2024, "CaLMFlow: Volterra Flow Matching
 using Causal Language Models" (arXiv 2410.05292).
 
 On straight conditional paths two points give x1 away, so the loss on given histories falls towards 0 while the first
