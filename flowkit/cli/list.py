@@ -17,8 +17,8 @@ EXAMPLE = """examples:
   flowkit list methods ConsistencyFM   # what it claims, what was measured, how to repeat it
   flowkit list recipes --json          # with the whole descriptions"""
 
-#: Where a sentence ends: not after an initial (K. Ito) or an abbreviation (e.g.).
-SENTENCE_END = re.compile(r"(?<=[\w)\]'`][a-z0-9)\]'`%][.!?]) +(?=[A-Z`])")
+#: Where a sentence ends: not after an initial (K. Ito) or an abbreviation (e.g.); a command may follow it.
+SENTENCE_END = re.compile(r"(?:(?<=[\w)\]'`][a-z0-9)\]'`%][.!?])|(?<=[A-Z]{2}[.!?])) +(?=[A-Z`]|flowkit )")
 
 #: Kind -> (module, base class, what it is). Imported only when asked for.
 KINDS = {

@@ -211,6 +211,9 @@ def test_list_prints_a_sentence_and_json_and_show_the_whole(flowkit):
     whole = next(e["summary"] for e in entries if e["name"] == "policy/smoke/bc-fork")
     short = next(line for line in flowkit("list", "recipes")[1].splitlines() if line.startswith("policy/smoke/bc-fork"))
     assert short.endswith(whole.split(". ")[0] + ".")
+    # A command after a sentence, or an abbreviation at its end, are no part of the next one.
+    line = next(line for line in flowkit("list", "recipes")[1].splitlines() if line.startswith("video/codec-street"))
+    assert line.endswith("minutes on a GPU.")
     shown = flowkit("show", "policy/smoke/bc-fork")[1]
     comment = [line.removeprefix("# ") for line in shown.splitlines() if line.startswith("# ")]
     assert " ".join(comment) == whole
