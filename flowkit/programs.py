@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from flowkit.objectives.objective import Networks, Objective
 from flowkit.objectives.regression import Regression
 from flowkit.random import normal, uniform
 from flowkit.solvers.sampler import Sampler
-from flowkit.solvers.solver import Solution
+from flowkit.solvers.solver import Controller, Solution
 
 _SOLUTIONS: ContextVar[list[Solution] | None] = ContextVar("solutions", default=None)
 
@@ -104,17 +104,31 @@ class Exportable:
     card: str = ""
 
 
-def check_fixed(sampler: Sampler) -> None:
-    """Refuse a sampler whose steps are not known beforehand.
+@dataclass(frozen=True)
+class _Planned(Sampler):
+    """A sampler whose times are known before anything is traced: a tracer makes symbols of numbers in tensors."""
+
+    known: Controller | None = None
+
+    def stepping(self) -> Controller:
+        return self.known or super().stepping()
+
+
+def planned(sampler: Sampler, span: tuple[float, float] = (0.0, 1.0)) -> Sampler:
+    """``sampler`` with its times over ``span`` as constants: what a program must be made with.
 
     Raises:
         UserError: it chooses its steps while it solves.
     """
-    if sampler.stepping().plan((0.0, 1.0)) is None:
+    controller = sampler.stepping()
+    if controller.plan((0.0, 1.0)) is None:
         raise UserError(
-            f"a program of fixed steps cannot choose them as {type(sampler.controller).__name__} does: say how many, "
+            f"a program of fixed steps cannot choose them as {type(controller).__name__} does: say how many, "
             "with --steps 4"
         )
+    controller.plan(span)  # controllers remember their plans
+    settings = {item.name: getattr(sampler, item.name) for item in fields(Sampler)}
+    return _Planned(**settings, known=controller)
 
 
 def reads_noise(objective: Objective) -> bool:
@@ -128,13 +142,12 @@ def generate(
 ) -> Tensor:  # fmt: skip
     """The sample (b, *d) of a solve whose only draw is ``noise`` (b, *d), standard normal: the body of a program.
 
-    Mean, deviation and temperature of the source are applied here. ``state`` is where the solve begins instead, where
-    the span begins elsewhere than at 0.
+    The sampler is one of :func:`planned`. Mean, deviation and temperature of the source are applied here. ``state`` is
+    where the solve begins instead, where the span begins elsewhere than at 0.
 
     Raises:
-        UserError: the steps are not fixed, or x0 is no normal draw.
+        UserError: x0 is no normal draw.
     """
-    check_fixed(sampler)
     if state is None and reads_noise(objective):
         state = beginning(objective, noise, cond, sampler)
         sampler = replace(sampler, temperature=1.0)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.programs import Exportable, Port, Program, generate, reads_noise
+from flowkit.objectives.flow_matching import FlowMatching
+from flowkit.programs import Exportable, Port, Program, generate, planned, reads_noise
 from flowkit.solvers.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ def part_names(task: PolicyTask) -> list[str]:
 
 def exports(task: PolicyTask, sampler: Sampler) -> Exportable:
     """See :meth:`flowkit.tasks.Task.exports`."""
+    sampler = planned(sampler)
     facts: dict[str, Any] = dict(task.normaliser.recall())
     facts |= {
         "state": task.spec.state, "images": {name: list(size) for name, size in task.spec.images.items()},
         "actions": task.actions, "history": task.history, "horizon": task.horizon, "execute": task.execute,
         "environment": task.environment, "noise": reads_noise(task.objective),
+        "standard": _starts_standard(task, sampler),
         "action_low": _bounds(task.normaliser.action_low), "action_high": _bounds(task.normaliser.action_high),
     }  # fmt: skip
     ports = []
@@ -80,6 +83,12 @@ def exports(task: PolicyTask, sampler: Sampler) -> Exportable:
         about="From the last observations and noise to the next actions.",
     )  # fmt: skip
     return Exportable({PROGRAM: program}, facts, _CARD)
+
+
+def _starts_standard(task: PolicyTask, sampler: Sampler) -> bool:
+    """Whether the eager policy draws its noise by :func:`domains.policy.noise.standard_noise`."""
+    objective = task.objective
+    return isinstance(objective, FlowMatching) and objective.source.standard_normal and sampler.temperature == 1.0
 
 
 def _bounds(values: Tensor) -> list[float | None]:

@@ -17,7 +17,7 @@ from domains.speech.aligned import frame_mask
 from domains.speech.vocoder import GriffinLim, Vocoder
 from flowkit.cond import Cond
 from flowkit.errors import UserError
-from flowkit.programs import Axis, Exportable, Port, Program, generate, reads_noise
+from flowkit.programs import Axis, Exportable, Port, Program, generate, planned, reads_noise
 from flowkit.solvers.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def who_inputs(task: Matcha) -> list[str]:
 
 def exports(task: Matcha, sampler: Sampler) -> Exportable:
     """See :meth:`flowkit.tasks.Task.exports`."""
+    sampler = planned(sampler)
     voice, vocoder = task.voice, task.make_vocoder(task.voice.mel).eval()
     if not voice.symbols:
         raise UserError("this voice knows no symbols: train it first")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flowkit.cond import Cond
 from flowkit.errors import UserError
 from flowkit.objectives.flow_matching import FlowMatching
-from flowkit.programs import Exportable, Port, Program, beginning, generate, reads_noise, solutions
+from flowkit.programs import Exportable, Port, Program, beginning, generate, planned, reads_noise, solutions
 from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 
@@ -113,6 +113,7 @@ def exports(task: RiverTask, sampler: Sampler) -> Exportable:
     """See :meth:`flowkit.tasks.Task.exports`."""
     if not int(task.clip_frames):
         raise UserError("this video model has seen no clips yet: train it first")
+    sampler = planned(sampler, (task.dials.strength, 1.0))
     steps = _steps_of_pasts(task, sampler)
     latent, pasts = tuple(task.latent), max(len(steps), 1)
     pixels = (task.channels, task.size, task.size)

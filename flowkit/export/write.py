@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flowkit import atomic
 from flowkit.config import plugins
 from flowkit.errors import UserError
 from flowkit.export.backends import BACKENDS, Runner, quiet
-from flowkit.programs import Exportable, Port, Program, check_fixed, solutions
+from flowkit.programs import Exportable, Port, Program, planned, solutions
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 from flowkit.version import __version__
@@ -57,7 +58,7 @@ def write_export(
             raise UserError(f"no format {name!r}: there are {', '.join(BACKENDS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists: choose another name or remove it")
-    check_fixed(sampler)
+    planned(sampler)
     for name in formats:
         BACKENDS[name].check()
     task.eval()
@@ -118,7 +119,7 @@ def trace(name: str, program: Program, seed: int = 0) -> Any:
         {i: free[size] for i, size in enumerate(port.shape) if isinstance(size, str)} for port in program.inputs
     )
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), _unchecked():
             traced = torch.export.export(
                 _Positional(program.module), draw(program, 0, seed), dynamic_shapes=(shapes,), strict=False
             )
@@ -135,6 +136,19 @@ def trace(name: str, program: Program, seed: int = 0) -> Any:
     for key in [key for key in traced.state_dict if key not in used]:
         del traced.state_dict[key]
     return traced
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Shape checks, where somebody turned them on, bind each size to the one that is traced."""
+    import jaxtyping
+
+    was = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", was)
 
 
 class _Positional(torch.nn.Module):
