@@ -65,6 +65,8 @@ class ConsistencyFM(FlowMatching):
         UserError: a number out of its range, or another path or prediction.
     """
 
+    solvable = False
+
     def __init__(
         self,
         *,

@@ -121,6 +121,8 @@ class Objective(nn.Module, ABC):
 
     #: True when the loss asks a trained flow: the trainer loads the recipe's ``teacher`` and sets :attr:`teacher`.
     needs_teacher: bool = False
+    #: False where the field is no right-hand side to integrate (mean velocities, say): no likelihood, no lessons.
+    solvable: bool = True
     #: The trained flow to learn from, or None; no part of the state.
     teacher: Teacher | None = None
 

@@ -103,13 +103,19 @@ class Segmented(FlowMatching):
         """The teacher.
 
         Raises:
-            UserError: there is none, or its states at the boundaries follow another law than ours.
+            UserError: there is none, its field cannot be solved, or its states at the boundaries follow another law
+                than ours.
         """
         if self.teacher is None:
             raise UserError(
                 f"{type(self).__name__} learns from a trained flow, and none was given: say teacher: RUN in the recipe"
             )
         guide = self.teacher.objective
+        if not guide.solvable:
+            raise UserError(
+                f"{type(self).__name__} solves its teacher's field, and {type(guide).__name__} has none that can be "
+                "solved: take a FlowMatching run as the teacher"
+            )
         for part in ("path", "source"):
             mine, its = getattr(self, part), getattr(guide, part, None)
             if len(self.segments) > 1 and its is not None and repr(its) != repr(mine):

@@ -73,6 +73,10 @@ def bits_per_dimension(
         raise UserError(
             f"bits per dimension need data of whole numbers, and {type(task).__name__} has none: leave out --bpd"
         )
+    if not task.objective.solvable:
+        raise UserError(
+            f"{type(task.objective).__name__} learns no field that could be solved, hence no likelihood: leave out --bpd"
+        )
     if draws < 1:
         raise UserError(f"--samples {draws}: at least 1 noise a sample")
     n = min(len(samples), len(samples) if limit is None else limit)

@@ -19,7 +19,7 @@ from flowkit.fields.predictions import DiffusionVelocity
 from flowkit.metrics.dequantisers import Levels, TruncatedNormal, Uniform
 from flowkit.nn.causal_transformer import CausalTransformer
 from flowkit.nn.network import Network, NetworkSpec
-from flowkit.objectives import IDODE, CaLMFlow, FlowMatching, Networks, Objective
+from flowkit.objectives import IDODE, CaLMFlow, ConsistencyFM, FlowMatching, Networks, Objective
 from flowkit.paths import VPLogSNRPath
 from flowkit.points import PointsTask
 from flowkit.tasks import Presentation, Task
@@ -102,6 +102,8 @@ def test_a_task_without_codes_and_a_model_without_field_are_refused():
     def transformer(spec: NetworkSpec) -> Network:
         return CausalTransformer(replace(spec, state=(2,)), width=8, heads=1, layers=1)
 
+    with pytest.raises(UserError, match="ConsistencyFM learns no field that could be solved"):
+        bits_per_dimension(Lattice(ConsistencyFM()), Codes(2), dequantiser=Uniform())
     with pytest.raises(UserError, match="CaLMFlow has no velocity field"):
         bits_per_dimension(Lattice(CaLMFlow(points=3), transformer), Codes(2), dequantiser=Uniform())
     with pytest.raises(UserError, match="at least 1 noise"):

@@ -13,6 +13,7 @@ from flowkit.couplings import Batch, GivenPairs
 from flowkit.errors import UserError
 from flowkit.fields.predictions import DataPrediction
 from flowkit.nn.network import Network, NetworkSpec
+from flowkit.objectives.consistency_fm import ConsistencyFM
 from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.objectives.objective import Networks
 from flowkit.objectives.rectified_diffusion import PhasedRectifiedDiffusion
@@ -186,6 +187,10 @@ def test_mistakes_are_one_line():
         )
     with pytest.raises(UserError, match="teacher_steps"):
         SeqRF(teacher_steps=0)
+    taught = SeqRF()
+    taught.teacher = Teacher(ConsistencyFM(), Networks({"main": Named()}), Sampler())
+    with pytest.raises(UserError, match="ConsistencyFM has none that can be solved"):
+        taught.loss(Networks({"main": Named()}), batch())
     curved = SeqRF(path=TrigonometricPath())
     curved.teacher = teacher()
     with pytest.raises(UserError, match=r"path TrigonometricPath\(\), and its teacher was trained with LinearPath"):
