@@ -75,7 +75,8 @@ def bits_per_dimension(
         )
     if not task.objective.solvable:
         raise UserError(
-            f"{type(task.objective).__name__} learns no field that could be solved, hence no likelihood: leave out --bpd"
+            f"{type(task.objective).__name__} learns no field that could be solved, hence no likelihood: leave out "
+            "--bpd"
         )
     if draws < 1:
         raise UserError(f"--samples {draws}: at least 1 noise a sample")
