@@ -13,7 +13,7 @@ from domains.video.evaluation.measuring import PSNR, SSIM, Measured, actions_of,
 from domains.video.metrics import finite_mean
 from domains.video.predicting import predict
 from domains.video.present import side_by_side
-from domains.video.river import pixels
+from domains.video.values import pixels
 from flowkit.errors import UserError, nearest
 from flowkit.random import mix_seed
 from flowkit.solvers.sampler import Sampler

@@ -148,7 +148,7 @@ class VideoPredictor:
         return self._frames(rollout)
 
     def _frames(self, rollout: Any) -> Iterator[NextFrame]:
-        from domains.video.river import pixels
+        from domains.video.values import pixels
 
         began = time.perf_counter()
         for number, solution in enumerate(rollout):

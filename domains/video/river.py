@@ -19,6 +19,8 @@ from domains.video.fitting import fitting
 from domains.video.models.specs import FrameSpec
 from domains.video.past import Redraw, draw_frames
 from domains.video.rollout import Dials, Rollout
+from domains.video.values import pixels as pixels
+from domains.video.values import scaled as scaled
 from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
@@ -33,8 +35,7 @@ from flowkit.random import RandomSource
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Presentation, Report, Task
 
-#: Training frames that a codec may take statistics of.
-_CODEC_FRAMES = 256
+_CODEC_FRAMES = 256  # of the training, of which a codec may take statistics
 
 
 class RiverTask(Task):
@@ -113,7 +114,8 @@ class RiverTask(Task):
     # --- data -------------------------------------------------------------------------------------------------------
 
     def refit(self, data: DataSource) -> None:
-        """Take the length and rate of the clips, and the context of a validation clip as the example to sample from.
+        """Take the length and rate of the clips, and the context of a clip (of the validation split where it has any)
+        as the example to sample from.
 
         Raises:
             UserError: the data's frames do not fit the task.
@@ -135,8 +137,8 @@ class RiverTask(Task):
         self.clip_frames.fill_(frames)
         self.fps.fill_(float(statistics.get("fps") or 0.0))
         held_out = data.split("validation")
-        if len(held_out):
-            self.example.copy_(held_out.batch([0])["frames"][0, : self.context])
+        shown = held_out if len(held_out) else data.split("train")
+        self.example.copy_(shown.batch([0])["frames"][0, : self.context])
 
     def adapt(self, data: DataSource) -> None:
         """As :meth:`refit`, and take the codec's weights.
@@ -295,13 +297,3 @@ class RiverTask(Task):
         from domains.video import exporting
 
         return exporting.exports(self, sampler)
-
-
-def scaled(frames: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
-    """0 .. 255 to -1 .. 1, float32."""
-    return frames.float() / 127.5 - 1.0
-
-
-def pixels(frames: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n c h w"]:
-    """-1 .. 1 to 0 .. 255; what lies beyond is clipped."""
-    return ((frames.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

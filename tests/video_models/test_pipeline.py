@@ -199,3 +199,16 @@ def test_other_data_that_do_not_fit_a_trained_model_get_one_line(options, action
         task.report(clips, sampler=Sampler(steps=1))
     with pytest.raises(UserError, match=message):
         task.codes(clips.batch([0]))
+
+
+def test_without_validation_clips_the_example_is_a_training_clip():
+    class OnlyTraining(TinySource):
+        def split(self, name):
+            clips = super().split(name)
+            clips.count = clips.count if name == "train" else 0
+            return clips
+
+    task, data = tiny_task(), OnlyTraining()
+    task.example.zero_()
+    task.refit(data)
+    assert torch.equal(task.example, data.split("train").batch([0])["frames"][0, :2])

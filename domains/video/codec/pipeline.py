@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from domains.video.river import pixels, scaled
+from domains.video.values import pixels, scaled
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:

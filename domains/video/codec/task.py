@@ -15,7 +15,7 @@ from domains.video.codec.distance import FrameDistance, PixelsAlone
 from domains.video.codec.quantiser import perplexity
 from domains.video.data.spread import spread_frames
 from domains.video.metrics import finite_mean, psnr, ssim
-from domains.video.river import pixels, scaled
+from domains.video.values import pixels, scaled
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from domains.video.data.clips import ClipSamples
 from domains.video.evaluation.attributes import AttributeFeatures, AttributeNetwork, agreement, counts_of, decided
-from domains.video.river import scaled
+from domains.video.values import scaled
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples, Split
 from flowkit.errors import UserError, nearest

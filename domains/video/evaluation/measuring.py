@@ -14,7 +14,7 @@ from domains.video.evaluation.features import ClipFeatures, feature_set
 from domains.video.fitting import fitting
 from domains.video.metrics import best_of, copy_last, psnr, ssim
 from domains.video.predicting import predict
-from domains.video.river import pixels, scaled
+from domains.video.values import pixels, scaled
 from flowkit.random import mix_seed
 from flowkit.solvers.sampler import Sampler
 
