@@ -130,7 +130,7 @@ class _ClassifierFreeField(_Guided):
         if cond is None:
             raise UserError("classifier-free guidance needs a condition to leave out, and none was given")
         both = self.field(torch.cat((x, x)), torch.cat((t, t)), self._double(cond))
-        n = len(t)
+        n = t.shape[0]  # not len(t), which a tracer takes for a constant
         strong = Evaluation(both.v[:n], {name: value[:n] for name, value in both.heads.items()})
         calls = both.calls[:n] + both.calls[n:] if isinstance(both.calls, Tensor) else 2 * both.calls
         return strong, both.v[n:], calls
