@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -155,7 +156,19 @@ def _frames(args: argparse.Namespace, predictor: VideoPredictor, context: int) -
         raise UserError(
             f"{args.input} has {len(seen)} frames{where}{each}, the context needs {context}: lower --context"
         )
+    _compare_rates(args, fps, predictor.fps)
     return seen, fps
+
+
+def _compare_rates(args: argparse.Namespace, given: float, learnt: float) -> None:
+    """Say so where things move at another speed than in training: nobody sees it in the frames."""
+    stride = max(1, round(args.stride * given / learnt)) if learnt else args.stride
+    if stride != args.stride:
+        print(
+            f"flowkit: {given:g} frames a second are gone on with, the model learnt from {learnt:g}: --stride {stride} "
+            "comes nearest",
+            file=sys.stderr,
+        )
 
 
 def _predicted(

@@ -200,3 +200,16 @@ def test_a_film_that_cannot_go_on_leaves_nothing(tmp_path):
     film = np.stack(list(decode(tmp_path / "a.mp4")))
     assert film.shape == (5, 3, 8, 10)
     assert np.abs(film.mean((1, 2, 3)) - 10 * np.arange(5)).max() < 3
+
+
+def test_another_rate_than_the_training_clips_is_told(flowkit, sprites_run, tmp_path):
+    learnt = VideoPredictor.from_pretrained(sprites_run).fps
+    write_video(tmp_path / "clip.mp4", frames=12)
+    _, rate = read_square(tmp_path / "clip.mp4", size=16, start=0, count=1)
+    near, out = max(1, round(rate / learnt)), tmp_path / "out.mp4"
+    for stride in (near, near + 2):
+        code, _, err = flowkit("predict", sprites_run, "--input", tmp_path / "clip.mp4", "--context", 2, "--frames", 1,
+                               "--samples", 1, "--steps", 1, "--stride", stride, "--out", out)  # fmt: skip
+        assert code == 0
+        assert (f"--stride {near} comes nearest" in err) == (stride != near), err
+        assert err.count("\n") == (stride != near)
