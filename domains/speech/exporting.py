@@ -98,9 +98,9 @@ def exports(task: Matcha, sampler: Sampler) -> Exportable:
     if not voice.symbols:
         raise UserError("this voice knows no symbols: train it first")
     multiple = getattr(task.networks.main, "multiple", 1)
-    frames = tuple(multiple * size for size in (6, 9, 23, 4))
+    frames = tuple(multiple * size for size in (6, 9, 23, 3))
     axes = {"batch": Axis(), "tokens": Axis((7, 12, 2, 19), least=2)}
-    timed = {"batch": Axis(), "frames": Axis(frames, least=2 * multiple, multiple=multiple)}
+    timed = {"batch": Axis(), "frames": Axis(frames, least=3 * multiple, multiple=multiple)}
     numbers = {"speaker": task.speakers, "language": task.languages}
     who = [Port(name, ("batch",), "number", torch.int64, 0, numbers[name] - 1) for name in who_inputs(task)]
     bins = task.features
