@@ -54,21 +54,21 @@ def test_it_trains_saves_loads_and_samples(name, tmp_path, capsys):
         "0",
     ]
     quiet = ["--device", "cpu", "--trainer.progress", "false", *few]
-    if teacher := load_recipe(name).resolved.get("teacher"):
+    resolved = load_recipe(name).resolved
+    if teacher := resolved.get("teacher"):
         # It names the folder where its own recipe trains.
         base = next(other for other in SMALL if other.split("/")[-1] == Path(teacher).name)
         assert main(["train", base, "--out", str(tmp_path / "teacher"), *quiet]) == 0
         quiet += ["--teacher", str(tmp_path / "teacher")]
     assert main(["train", name, "--out", str(run), *quiet]) == 0
-    capsys.readouterr()
-    resolved = load_recipe(name).resolved
+    loaded = flowkit.from_pretrained(run)
+    saved = flowkit.save_pretrained(tmp_path / "saved", loaded.task, recipe=loaded.recipe)
     steps = "4" if "SegmentGrid" in str(resolved["sampler"]) else "2"
     if "CaLMFlow" in str(resolved["task"]):  # its number of steps is that of its points
         steps = str(resolved["sampler"]["steps"])
-    assert main(["sample", str(run), "-n", "2", "--steps", steps, "--device", "cpu", "--out", str(out), "--json"]) == 0
+    few = ["-n", "2", "--steps", steps, "--device", "cpu"]
+    capsys.readouterr()
+    assert main(["sample", str(saved), *few, "--out", str(out), "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert files
     assert all(Path(file).stat().st_size > 0 for file in files.values())
-    loaded = flowkit.from_pretrained(run)
-    saved = flowkit.save_pretrained(tmp_path / "saved", loaded.task, recipe=loaded.recipe)
-    assert flowkit.load(saved) is not None
