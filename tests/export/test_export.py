@@ -72,7 +72,7 @@ def test_a_voice_says_the_same(voice: Made, runtime: str, length_scale: float) -
     one, other = eager.speak("hello there. a", **asked), exported.speak("hello there. a", **asked)
     assert one.mel.shape == other.mel.shape
     torch.testing.assert_close(one.mel, other.mel, atol=2e-4, rtol=0)
-    torch.testing.assert_close(one.wave, other.wave, atol=2e-2, rtol=0)  # Griffin-Lim magnifies
+    assert (one.wave - other.wave).norm() < 0.05 * one.wave.norm()  # Griffin-Lim magnifies
     torch.testing.assert_close(one.alignment, other.alignment)
     assert (one.nfe, one.evaluations) == (other.nfe, other.evaluations)
 
