@@ -50,7 +50,7 @@ _FEW_STEPS = [
 SHORTER = {
     "train": [*_FEW_STEPS, "--device", "cpu"],
     "finetune": [*_FEW_STEPS, "--device", "cpu"],
-    "reflow": [*_FEW_STEPS, "--pairs", "16", "--device", "cpu"],
+    "reflow": [*_FEW_STEPS, "--pairs", "32", "--device", "cpu"],
     "compare": [*_FEW_STEPS, "--steps", "2", "--minutes", "0", "--seeds", "1", "--limit", "50", "--device", "cpu"],
     "predict": ["--frames", "1", "--samples", "1", "--steps", "1", "--device", "cpu"],
     "sample": ["-n", "4"],
@@ -62,6 +62,8 @@ FETCHED = ["speech/matcha-prompts", "speech/matcha-prompts-published", "speech/m
 #: What a page takes for granted.
 BEFORE = {
     "docs/choosing-a-solver.md": ["flowkit", "train", "generic/mixture-flow-matching", "--out", "runs/mixture"],
+    "docs/methods/consistency-fm.md": ["flowkit", "train", "generic/mixture-flow-matching", "--out", "runs/mixture"],
+    "docs/methods/seqrf.md": ["flowkit", "train", "policy/flow-fork", "--out", "runs/flow-fork"],
     "domains/speech/README.md": ["flowkit", "train", "speech/matcha-prompts", "--out", "runs/voice"],
 }
 SENTENCES = ["Good morning.", "How are you?", "The train leaves at nine.", "Please wait.", "Thank you.", "Good night."]
