@@ -136,7 +136,7 @@ def attach(task: Task, folder: str | Path, *, name: str = "", scale: float = 1.0
     Args:
         task: with the weights of the adapter's base.
         folder: of the adapter.
-        name: for :func:`flowkit.finetuning.routing.routed`, :func:`scale` and :func:`use`; the folder's by default.
+        name: for :mod:`flowkit.finetuning.routing` and :mod:`flowkit.finetuning.layers`; the folder's by default.
         scale: of its term; 1 is what was trained.
 
     Raises:
@@ -169,6 +169,7 @@ def attach(task: Task, folder: str | Path, *, name: str = "", scale: float = 1.0
         try:
             layers.load_adapter_state(task, name, {k: v for k, v in state.items() if not k.startswith(_REPLACED)})
         except UserError as error:
+            layers.drop(task, name)
             raise UserError(f"{folder / TENSORS}: {error}") from None
         if scale != 1.0:
             layers.scale(task, name, scale)

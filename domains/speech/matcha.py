@@ -178,8 +178,13 @@ class Matcha(Task):
         """
         statistics = data.statistics()
         voice, mine = Voice.of_statistics(statistics), self.voice
+        if voice.symbols != mine.symbols:
+            strange = ", ".join(repr(symbol) for symbol in voice.symbols if symbol not in mine.symbols)
+            raise UserError(
+                f"the data has {f'the symbols {strange}' if strange else 'another order of symbols'}, which the model "
+                "was not trained with: choose a language or texts that it can spell, or train a voice of its own"
+            )
         for given, own, what in (
-            (voice.symbols, mine.symbols, "symbols"),
             (voice.blank, mine.blank, "blanks between symbols"),
             (voice.mel, mine.mel, "mel settings"),
         ):

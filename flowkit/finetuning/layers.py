@@ -141,11 +141,19 @@ def merge(task: nn.Module) -> None:
     remove(task)
 
 
+def drop(task: nn.Module, name: str) -> None:
+    """Take one adapter out; layers that hold no other are those from before."""
+    for place, layer in adapted(task):
+        if name in layer.lora_A:  # pyright: ignore[reportOperatorIssue]
+            layer.delete_adapter(name)  # pyright: ignore[reportCallIssue]
+        if not layer.lora_A:
+            _unwrap(task, place, layer)
+
+
 def remove(task: nn.Module) -> None:
     """Take all adapters out; the layers are those from before, bit for bit (unless they were merged)."""
     for name, layer in adapted(task):
-        parent, _, own = name.rpartition(".")
-        setattr(task.get_submodule(parent), own, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
+        _unwrap(task, name, layer)
 
 
 def adapter_state(task: nn.Module, name: str) -> dict[str, Tensor]:
@@ -195,6 +203,11 @@ def load_base_state(task: nn.Module, state: Mapping[str, Tensor]) -> None:
         if name not in mine or name not in state or own[mine[name]].shape != state[name].shape:
             raise UserError(f"the weights do not fit the model (first: {name})")
     task.load_state_dict({mine[name]: tensor for name, tensor in state.items()}, strict=False)
+
+
+def _unwrap(task: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(task.get_submodule(parent), own, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
 
 
 def _size(layer: Layer, rank: int) -> int:

@@ -147,8 +147,17 @@ def test_damage_is_said_in_one_line(base, adapter, tmp_path):
     folder = tmp_path / "wider"
     shutil.copytree(adapter, folder)
     (folder / "adapter.json").write_text(json.dumps({**record, "rank": 5}))
+    task = from_pretrained(base).task
+    before = velocity(task)
     with pytest.raises(UserError, match="do not fit"):
-        adapters.attach(from_pretrained(base).task, folder)
+        adapters.attach(task, folder)
+    assert layers.names(task) == []
+    assert torch.equal(velocity(task), before)
+    adapters.attach(task, adapter, name="sound")
+    with pytest.raises(UserError, match="do not fit"):
+        adapters.attach(task, folder)
+    assert layers.names(task) == ["sound"]
+    assert torch.equal(velocity(task), velocity(from_pretrained(adapter).task))
 
 
 def test_targets_are_patterns(base):
