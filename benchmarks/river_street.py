@@ -176,7 +176,8 @@ def measure(variant: str, clips: Clips, learnt: Pedestrians, args: argparse.Name
             note(f"{variant}: ceiling", clips.judged(through(task, clips.true)[None]))
             last = through(task, scaled(clips.known[:, -1:]))
             note(f"{variant}: copy last", clips.judged(last.expand(-1, PREDICTED, -1, -1, -1)[None]))
-    for name, sampler in SAMPLERS.items():
+    for name in args.samplers.split(","):
+        sampler = SAMPLERS[name]
         made, calls = [], 0.0
         number = args.samples if name in ("Euler 10", "Midpoint 5") else 1
         for sample in range(number):
@@ -212,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--i3d", default="", help="file of I3D's weights")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=0.0, help="of one training at most (0: no limit)")
+    parser.add_argument("--samplers", default=",".join(SAMPLERS), help="these rows alone")
     parser.add_argument("--best", type=int, default=1000, help="steps between validations, of which the best is kept")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=int, default=256)
