@@ -8,9 +8,10 @@ batches, length buckets included, and :class:`flowkit.random.Rows` gives each ro
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,17 @@ _POOL = 64
 _BLUR = 0.3
 
 
+class Taken(NamedTuple):
+    """The first part of an epoch, read by a run of another global batch."""
+
+    #: Samples of its global batch.
+    batch: int
+    #: Multiple to which it rounded lengths, 0 where it ignored them.
+    multiple: int
+    #: Global batches read.
+    batches: int
+
+
 class Order:
     """Which samples make each global batch of each epoch: every sample once, the last incomplete batch dropped.
 
@@ -38,18 +50,28 @@ class Order:
         seed: of the whole training.
         lengths: length of each sample; given together with ``multiple``, batches hold samples of similar length.
         multiple: lengths are compared after rounding up to a multiple of this; 0: batches ignore lengths.
+        begun: an epoch that runs of other global batches have begun, and what they took of it, in turn: what they left
+            is grouped anew.
     """
 
-    def __init__(self, size: int, batch: int, seed: int, lengths: np.ndarray | None = None, multiple: int = 0) -> None:
+    def __init__(
+        self, size: int, batch: int, seed: int, lengths: np.ndarray | None = None, multiple: int = 0,
+        begun: tuple[int, Sequence[Taken]] | None = None,
+    ) -> None:  # fmt: skip
         if size < 1:
             raise UserError("the training split is empty: check the data line of the recipe")
-        self.size, self.batch, self.seed = size, batch, seed
+        self.size, self.batch, self.seed, self.multiple = size, batch, seed, multiple
         self.batches = max(size // batch, 1)
-        self._bins = None
-        if multiple > 0 and lengths is not None:
-            self._bins = torch.from_numpy(-(-np.asarray(lengths, dtype=np.int64) // multiple))
+        self._lengths = None if lengths is None else np.asarray(lengths, dtype=np.int64)
+        self.begun, self._taken = (-1, ()) if begun is None else begun
         self._arranged: dict[int, Tensor] = {}
         self._lock = threading.Lock()
+
+    def count(self, epoch: int) -> int:
+        """Global batches of ``epoch``: of one that was begun, those that are left (perhaps none)."""
+        if epoch != self.begun:
+            return self.batches
+        return max(self.size - sum(taken.batch * taken.batches for taken in self._taken), 0) // self.batch
 
     def __call__(self, epoch: int, index: int) -> Tensor:
         """Sample numbers (batch,) of global batch ``index`` of ``epoch``."""
@@ -64,21 +86,39 @@ class Order:
         return torch.Generator().manual_seed(mix_seed(self.seed, *parts))
 
     def _arrange(self, epoch: int) -> Tensor:
-        rounds = -(-self.batch // self.size)
-        order = torch.cat([torch.randperm(self.size, generator=self._generator(epoch, r)) for r in range(rounds)])
+        """(batches, batch): the samples of ``epoch``."""
+        if epoch != self.begun:
+            rounds = -(-self.batch // self.size)
+            order = torch.cat([self._shuffled(epoch, number) for number in range(rounds)])
+            return self._grouped(order, self.batch, self.multiple, epoch, rounds)
+        left = self._shuffled(epoch, 0)
+        for turn, taken in enumerate(self._taken):
+            read = self._grouped(left, taken.batch, taken.multiple, epoch, 1, turn)[: taken.batches].flatten()
+            still = torch.ones(self.size, dtype=torch.bool)
+            still[read] = False
+            left = left[still[left]]
+        return self._grouped(left, self.batch, self.multiple, epoch, 1, len(self._taken))
+
+    def _shuffled(self, epoch: int, number: int) -> Tensor:
+        return torch.randperm(self.size, generator=self._generator(epoch, number))
+
+    def _grouped(self, order: Tensor, batch: int, multiple: int, epoch: int, rounds: int, turn: int = 0) -> Tensor:
+        """Cut ``order`` into batches; where lengths count, of similar ones."""
+        batches, later = len(order) // batch, (turn,) if turn else ()
         # What the epoch drops is random, not the longest: cut first, sort then.
-        order = order[: self.batches * self.batch]
-        if self._bins is None:
-            return order.reshape(self.batches, self.batch)
+        order = order[: batches * batch]
+        if multiple < 1 or self._lengths is None:
+            return order.reshape(batches, batch)
+        bins = torch.from_numpy(-(-self._lengths // multiple))
         # Blurred lengths: similar ones meet, but not the same ones every time.
         blur = 1.0 + _BLUR * (
-            torch.rand(len(order), generator=self._generator(epoch, rounds, 2), dtype=torch.float64) - 0.5
+            torch.rand(len(order), generator=self._generator(epoch, rounds, 2, *later), dtype=torch.float64) - 0.5
         )
-        keys = self._bins[order] * blur
-        pools = zip(order.split(_POOL * self.batch), keys.split(_POOL * self.batch), strict=True)
+        keys = bins[order] * blur
+        pools = zip(order.split(_POOL * batch), keys.split(_POOL * batch), strict=True)
         pooled = torch.cat([pool[torch.argsort(key, stable=True)] for pool, key in pools])
-        shuffled = torch.randperm(self.batches, generator=self._generator(epoch, rounds, 1))
-        return pooled.reshape(self.batches, self.batch)[shuffled]
+        shuffled = torch.randperm(batches, generator=self._generator(epoch, rounds, 1, *later))
+        return pooled.reshape(batches, batch)[shuffled]
 
 
 @dataclass(frozen=True)
@@ -131,10 +171,16 @@ class Loader:
         self.total = batch * world * accumulate
         if bucket > 0:
             samples.pad_multiple = bucket
-        lengths = samples.lengths() if bucket > 0 else None
-        self.order = Order(len(samples), self.total, seed, lengths, bucket)
+        self.seed, self.bucket = seed, bucket
         self.threads, self.pinned, self.repeat = threads, pinned, repeat
-        self.epoch, self.index = 0, 0
+        self.epoch, self.index, self.seen = 0, 0, 0
+        self._taken: list[Taken] = []
+        self.order = self._order()
+
+    def _order(self) -> Order:
+        lengths = self.samples.lengths() if self.bucket > 0 or any(taken.multiple for taken in self._taken) else None
+        begun = (self.epoch, self._taken) if self._taken else None
+        return Order(len(self.samples), self.total, self.seed, lengths, self.bucket, begun)
 
     def share(self, epoch: int, index: int) -> Share:
         """This process's rows of one global batch, whatever the position."""
@@ -150,12 +196,16 @@ class Loader:
         return Share(epoch, index, tuple(parts))
 
     def _next(self, epoch: int, index: int) -> tuple[int, int]:
-        return (epoch, index + 1) if index + 1 < self.order.batches else (epoch + 1, 0)
+        return (epoch, index + 1) if index + 1 < self.order.count(epoch) else (epoch + 1, 0)
 
     def locate(self, ago: int) -> tuple[int, int]:
         """(epoch, index) of the batch handed over ``ago`` batches ago; 1 is the latest."""
-        position = self.epoch * self.order.batches + self.index - ago
-        return divmod(position, self.order.batches)
+        epoch, index = self.epoch, self.index
+        while ago > index:
+            ago -= index
+            epoch -= 1
+            index = self.order.count(epoch)
+        return epoch, index - ago
 
     def _jobs(self) -> Iterator[Callable[[], Share]]:
         epoch, index = self.epoch, self.index
@@ -167,17 +217,38 @@ class Loader:
         """Shares from the position on; the position counts what was handed over, not what was read ahead."""
         for share in ordered(self._jobs(), threads=self.threads, ahead=2 * self.threads):
             self.epoch, self.index = self._next(self.epoch, self.index)
+            self.seen += self.total
             yield share
 
-    def state(self) -> dict[str, int]:
-        """The position, for :meth:`restore`."""
-        return {"epoch": self.epoch, "samples": self.index * self.total, "global_batch": self.total}
+    def state(self) -> dict[str, Any]:
+        """The position, for :meth:`restore`: epoch, what runs of other global batches took of it, and batches since."""
+        taken = [list(part) for part in self._taken] if self.order.begun == self.epoch else []
+        return {
+            "epoch": self.epoch, "index": self.index, "taken": taken, "global_batch": self.total,
+            "bucket": self.bucket, "size": len(self.samples), "seen": self.seen,
+        }  # fmt: skip
 
-    def restore(self, state: dict[str, int]) -> None:
-        """Go on where :meth:`state` was taken; with another global batch, at the nearest batch of the same epoch."""
-        self.epoch, self.index = int(state["epoch"]), int(state["samples"]) // self.total
-        if self.index >= self.order.batches:
-            self.epoch, self.index = self.epoch + 1, 0
+    def restore(self, state: Mapping[str, Any], *, seen: int = 0) -> None:
+        """Go on where :meth:`state` was taken: with the same global batch by the very next batch; with another by
+        grouping anew what the epoch still holds, so that it reads every sample once. Of data that grew or shrank the
+        epoch goes on at about the same share. ``seen`` counts samples where the state does not.
+        """
+        self.epoch, batch = int(state["epoch"]), int(state["global_batch"])
+        # Runs before this field existed counted samples.
+        self.index = int(state["index"]) if "index" in state else int(state["samples"]) // batch
+        bucket, size = int(state.get("bucket", self.bucket)), int(state.get("size", len(self.samples)))
+        self.seen = int(state.get("seen", seen))
+        self._taken = [Taken(*map(int, part)) for part in state.get("taken", ())]
+        if size != len(self.samples):
+            read = sum(taken.batch * taken.batches for taken in self._taken) + self.index * batch
+            self._taken, self.index = [], read * len(self.samples) // size // self.total
+        elif (batch, bucket) != (self.total, self.bucket) and self.index:
+            self._taken.append(Taken(batch, bucket, self.index))
+            self.index = 0
+        self.order = self._order()
+        if self.index >= self.order.count(self.epoch):
+            self.epoch, self.index, self._taken = self.epoch + 1, 0, []
+            self.order = self._order()
 
 
 def sweep(

@@ -136,7 +136,7 @@ class Run:
             rank=self.accelerator.process_index, device=self.device,
         )  # fmt: skip
         self.step, self.seconds, self.results = saved["step"], saved["seconds"], dict(saved["results"])
-        self.loader.restore(saved["position"])
+        self.loader.restore(saved["position"], seen=self.step * saved["position"]["global_batch"])
         self.window = Window(saved["window"])
         if self.accelerator.scaler is not None and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
@@ -190,7 +190,7 @@ class Run:
             "objective": type(self.task.objective).__name__,
             "parameters": turns,
             "steps": self.step,
-            "samples_seen": self.step * self.loader.total,
+            "samples_seen": self.loader.seen,
             "epoch": self.loader.epoch,
             "metrics": self.results,
             "best": None if self.best is None else {"step": self.best[0], self.trainer.best: self.best[1]},

@@ -82,6 +82,81 @@ def test_the_position_is_restored_in_the_middle_of_an_epoch(threads: int) -> Non
         assert [numbers(before.share(*before.locate(ago))) for ago in range(done, 0, -1)] == whole[:done]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 120), seed=st.integers(0, 5),
+    runs=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 3), st.integers(1, 2), st.sampled_from([0, 8]),
+                            st.integers(0, 9)), min_size=2, max_size=5),
+)  # fmt: skip
+def test_an_epoch_is_read_once_however_often_the_global_batch_changes(
+    size: int, seed: int, runs: list[tuple[int, int, int, int, int]]
+) -> None:
+    """Each run has its batch, processes, accumulation and bucket, does some steps and is stopped; the last goes on."""
+    samples = ToySamples(size, 0, lengths=True)
+    read: dict[int, list[int]] = {}
+    state, largest = None, 0
+    for number, (batch, world, accumulate, bucket, steps) in enumerate(runs):
+        loaders = [
+            Loader(
+                samples, batch=batch, seed=seed, rank=r, world=world, accumulate=accumulate, bucket=bucket, threads=0
+            )
+            for r in range(world)
+        ]
+        total = batch * world * accumulate
+        largest = max(largest, total)
+        for loader in loaders:
+            if state is not None:
+                loader.restore(state)
+        steps = 3 * (size // total + 1) if number + 1 == len(runs) else steps
+        for shares in islice(zip(*loaders, strict=True), steps):
+            assert len({(share.epoch, share.index) for share in shares}) == 1
+            assert [share.parts[0].raw["number"].tolist() for share in shares] == [
+                list(share.parts[0].indices) for share in shares
+            ]
+            read.setdefault(shares[0].epoch, []).extend(i for share in shares for i in numbers(share))
+        states = [loader.state() for loader in loaders]
+        assert all(other == states[0] for other in states)
+        state = states[0]
+        again = Loader(samples, batch=total, seed=seed, bucket=bucket, threads=0)
+        again.restore(state)
+        assert (again.epoch, again.index) == (loaders[0].epoch, loaders[0].index), "equal settings go on at once"
+    assert state is not None
+    for epoch, rows in read.items():
+        counts = torch.bincount(torch.tensor(rows), minlength=size)
+        if largest <= size:
+            assert counts.max() == 1, "nothing twice"
+            if epoch < state["epoch"]:
+                assert counts.sum() > size - largest, "an epoch drops less than a batch"
+
+
+def test_a_regrouped_epoch_goes_on_bit_for_bit_and_is_located() -> None:
+    samples = ToySamples(70, 0, lengths=True)
+    first = Loader(samples, batch=8, seed=1, bucket=8, threads=0)
+    before = [i for share in islice(first, 5) for i in numbers(share)]
+    make = partial(Loader, samples, batch=6, seed=1, bucket=8, threads=0)
+    whole = make()
+    whole.restore(first.state())
+    rest = [numbers(share) for share in islice(whole, 12)]
+    assert sorted(before + [i for rows in rest[:5] for i in rows]) == sorted(
+        {*before, *(i for r in rest[:5] for i in r)}
+    )
+    assert [numbers(whole.share(*whole.locate(ago))) for ago in range(12, 0, -1)] == rest
+    for done in (1, 4, 5, 7):
+        stopped, after = make(), make()
+        stopped.restore(first.state())
+        for _ in islice(stopped, done):
+            pass
+        after.restore(stopped.state())
+        assert [numbers(share) for share in islice(after, 12 - done)] == rest[done:]
+    # The position of a run that counted samples, before batches of another size were grouped anew.
+    old = make()
+    old.restore({"epoch": 2, "samples": 12, "global_batch": 6})
+    assert (old.epoch, old.index) == (2, 2)
+    grown = Loader(ToySamples(140, 0), batch=10, seed=1)
+    grown.restore({**first.state(), "bucket": 0})
+    assert (grown.epoch, grown.index) == (0, 8), "of other data about as much is taken as read"
+
+
 def test_buckets_save_padding_and_still_mix() -> None:
     samples = ToySamples(4096, 0, lengths=True)
     lengths = torch.as_tensor(samples.lengths())
