@@ -37,10 +37,10 @@ from benchmarks.speech.measures import Clip, Judge, Scores
 from benchmarks.speech.recognise import RATE, dictionary
 from benchmarks.speech.sentences import UNSEEN, candidates, judged, words
 from domains.speech import audio
-from domains.speech.data.corpus import cache_root
 from domains.speech.data.prompts import Prompts
 from domains.speech.vocoder import GriffinLim, Vocoder
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError
 
 if TYPE_CHECKING:

@@ -44,6 +44,20 @@ class Samples(ABC):
         """Length of every sample (for batches of similar length), or None where all are equal."""
         return None
 
+    def groups(self) -> np.ndarray | None:
+        """(n,) numbers, equal for samples that are cheap to read at about the same time (of one shard, of one disk);
+        None where any order costs the same. Training then mixes the samples of ``window`` groups at a time.
+        """
+        return None
+
+    #: Groups that are mixed at a time; 0: all.
+    window: int = 0
+    #: How many samples of training earlier :meth:`expect` is told; 0: never.
+    ahead: int = 0
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Training will soon ask for ``indices``: what takes long can begin. May do nothing; raises nothing."""
+
 
 class DataSource(ABC):
     """A data set. The constructor stores arguments and opens no files; ``prepare`` builds caches, once, atomically."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from domains.policy.attempts import STARTS, Script, attempts
-from domains.policy.data.cache import cache_root
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError, writing
 
 if TYPE_CHECKING:

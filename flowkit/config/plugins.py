@@ -26,6 +26,7 @@ GROUP = "flowkit.plugins"
 CORE_PACKAGES = (
     "flowkit.sources", "flowkit.paths", "flowkit.times", "flowkit.fields", "flowkit.solvers", "flowkit.couplings",
     "flowkit.objectives", "flowkit.nn", "flowkit.procedures", "flowkit.points", "flowkit.foreign",
+    "flowkit.shards",
 )  # fmt: skip
 
 

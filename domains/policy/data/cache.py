@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,18 +20,11 @@ from domains.policy.data.demonstrations import Demonstrations
 from domains.policy.episodes import Episodes
 from domains.policy.observations import ObservationLayout
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError, writing
 
 #: Raised when the layout of a folder changes.
 FORMAT = 1
-
-
-def cache_root() -> Path:
-    """Where caches live: ``$FLOWKIT_CACHE``, else ``flowkit`` in the user's cache folder."""
-    own = os.environ.get("FLOWKIT_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "flowkit"
 
 
 class _Column:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +25,9 @@ from domains.speech.features import MelConfig, MelSpectrogram
 from domains.speech.phonemes import SYMBOLS, PhonemeKind, SymbolTable, make_phonemizer
 from domains.speech.text import split_of
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.data import Split
 from flowkit.errors import UserError, writing
-
-
-def cache_root() -> Path:
-    """Where caches live: ``$FLOWKIT_CACHE``, else ``flowkit`` in the user's cache folder."""
-    own = os.environ.get("FLOWKIT_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "flowkit"
 
 
 @dataclass(frozen=True)

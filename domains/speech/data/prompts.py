@@ -16,12 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from domains.speech import audio
-from domains.speech.data.corpus import Recording, SpeechData, cache_root
+from domains.speech.data.corpus import Recording, SpeechData
 from domains.speech.data.debian import fetch, unpack
 from domains.speech.features import MelConfig
 from domains.speech.phonemes import PhonemeKind
 from domains.speech.text import strip_fragment
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError, nearest
 
 

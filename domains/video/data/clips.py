@@ -26,14 +26,6 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 FORMAT = 1
 
 
-def cache_root() -> Path:
-    """Where caches live: ``$FLOWKIT_CACHE``, else ``flowkit`` in the user's cache folder."""
-    own = os.environ.get("FLOWKIT_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "flowkit"
-
-
 def split_number(name: str) -> int:
     """Place of a split's name in :data:`SPLITS`.
 

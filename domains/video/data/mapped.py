@@ -18,13 +18,13 @@ from domains.video.data.clips import (
     ClipSamples,
     MappedClips,
     MappedFrames,
-    cache_root,
     check_clip,
     clip_starts,
     split_number,
 )
 from domains.video.data.windows import draw_corners
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.data import DataSource, Split
 from flowkit.errors import UserError, writing
 

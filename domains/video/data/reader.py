@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from domains.video.data.clips import FrameWriter, MappedFrames, cache_root
+from domains.video.data.clips import FrameWriter, MappedFrames
 from domains.video.data.index import VideoIndex, opened, quarter_turns
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError, writing
 
 _CHUNK = 64

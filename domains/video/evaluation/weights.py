@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from domains.video.data.clips import cache_root
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError, nearest, writing
 
 #: The folder of converted files.
