@@ -20,6 +20,7 @@ from torch import Tensor
 from flowkit.data import RawBatch, Samples
 from flowkit.errors import UserError
 from flowkit.random import mix_seed
+from flowkit.train.order import Nearby
 from flowkit.train.prefetch import ordered
 
 #: Global batches whose samples are sorted by length together: more saves padding, fewer mixes better.
@@ -52,15 +53,17 @@ class Order:
         multiple: lengths are compared after rounding up to a multiple of this; 0: batches ignore lengths.
         begun: an epoch that runs of other global batches have begun, and what they took of it, in turn: what they left
             is grouped anew.
+        near: which samples are cheap to read together; their order then stays near. None: any order.
     """
 
     def __init__(
         self, size: int, batch: int, seed: int, lengths: np.ndarray | None = None, multiple: int = 0,
-        begun: tuple[int, Sequence[Taken]] | None = None,
+        begun: tuple[int, Sequence[Taken]] | None = None, near: Nearby | None = None,
     ) -> None:  # fmt: skip
         if size < 1:
             raise UserError("the training split is empty: check the data line of the recipe")
         self.size, self.batch, self.seed, self.multiple = size, batch, seed, multiple
+        self.near = near if near is not None and near.matters else None
         self.batches = max(size // batch, 1)
         self._lengths = None if lengths is None else np.asarray(lengths, dtype=np.int64)
         self.begun, self._taken = (-1, ()) if begun is None else begun
@@ -100,7 +103,8 @@ class Order:
         return self._grouped(left, self.batch, self.multiple, epoch, 1, len(self._taken))
 
     def _shuffled(self, epoch: int, number: int) -> Tensor:
-        return torch.randperm(self.size, generator=self._generator(epoch, number))
+        generator = self._generator(epoch, number)
+        return torch.randperm(self.size, generator=generator) if self.near is None else self.near.samples(generator)
 
     def _grouped(self, order: Tensor, batch: int, multiple: int, epoch: int, rounds: int, turn: int = 0) -> Tensor:
         """Cut ``order`` into batches; where lengths count, of similar ones."""
@@ -117,7 +121,10 @@ class Order:
         keys = bins[order] * blur
         pools = zip(order.split(_POOL * batch), keys.split(_POOL * batch), strict=True)
         pooled = torch.cat([pool[torch.argsort(key, stable=True)] for pool, key in pools])
-        shuffled = torch.randperm(batches, generator=self._generator(epoch, rounds, 1, *later))
+        generator = self._generator(epoch, rounds, 1, *later)
+        shuffled = torch.randperm(batches, generator=generator)
+        if self.near is not None:
+            shuffled = self.near.batches(batches, generator)
         return pooled.reshape(batches, batch)[shuffled]
 
 
@@ -175,18 +182,23 @@ class Loader:
         self.threads, self.pinned, self.repeat = threads, pinned, repeat
         self.epoch, self.index, self.seen = 0, 0, 0
         self._taken: list[Taken] = []
+        groups = samples.groups() if samples.window > 0 else None
+        self._near = None if groups is None else Nearby(groups, samples.window)
+        self._ahead = 0 if repeat else -(-samples.ahead // self.total)
         self.order = self._order()
 
     def _order(self) -> Order:
         lengths = self.samples.lengths() if self.bucket > 0 or any(taken.multiple for taken in self._taken) else None
         begun = (self.epoch, self._taken) if self._taken else None
-        return Order(len(self.samples), self.total, self.seed, lengths, self.bucket, begun)
+        return Order(len(self.samples), self.total, self.seed, lengths, self.bucket, begun, self._near)
 
     def share(self, epoch: int, index: int) -> Share:
         """This process's rows of one global batch, whatever the position."""
         if self.repeat:
             epoch, index = 0, 0
         rows = self.order(epoch, index)
+        if self._ahead:
+            self._announce(epoch, index + self._ahead)
         parts = []
         for micro in range(self.accumulate):
             first = (self.rank * self.accumulate + micro) * self.batch
@@ -194,6 +206,14 @@ class Loader:
             raw = self.samples.batch(indices)
             parts.append(Part(pin(raw) if self.pinned else raw, indices, first, self.total))
         return Share(epoch, index, tuple(parts))
+
+    def _announce(self, epoch: int, index: int) -> None:
+        """Tell the samples what will be asked of them."""
+        if index >= self.order.count(epoch):
+            epoch, index = epoch + 1, index - self.order.count(epoch)
+        rows = self.order(epoch, min(index, self.order.count(epoch) - 1))
+        per_process = self.batch * self.accumulate
+        self.samples.expect(rows[self.rank * per_process : (self.rank + 1) * per_process].tolist())
 
     def _next(self, epoch: int, index: int) -> tuple[int, int]:
         return (epoch, index + 1) if index + 1 < self.order.count(epoch) else (epoch + 1, 0)
