@@ -19,6 +19,7 @@ from torch import (
 
 from flowkit.data import RawBatch
 from flowkit.random import Rows
+from flowkit.train.gradients import FlatGradients
 from flowkit.train.loader import Part
 
 _Key = tuple[Any, ...]
@@ -35,15 +36,16 @@ class _Captured:
 
 
 class StepGraphs:
-    """Forward and backward of one process, replayed where the shape was seen before.
+    """Forward and backward of a process, replayed where the shape was seen before.
 
-    Gradients accumulate into buffers that exist from the start, so the optimiser must zero them, never drop them. The
-    task may read tensors of the raw batch only, and neither it nor its objective may let the step's number or a host
-    value of the batch decide what is computed (an objective says so by ``capturable``).
+    Each process captures its own shapes; :meth:`reduce` then averages the gradients over the processes. They accumulate
+    into buffers that exist from the start, so the optimiser must zero them, never drop them. The task may read tensors
+    of the raw batch only, and neither it nor its objective may let the step's number or a host value of the batch
+    decide what is computed (an objective says so by ``capturable``).
 
     Args:
-        accelerator: of the run, with one process.
-        model: the prepared loss module.
+        accelerator: of the run.
+        model: the prepared loss module, without DDP around it.
         limit: graphs to keep; batches of further shapes run as always.
     """
 
@@ -53,9 +55,9 @@ class StepGraphs:
         self.pool = torch.cuda.graph_pool_handle()
         self._captured: dict[_Key, _Captured] = {}
         self._seen: set[_Key] = set()
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
+        self.gradients = FlatGradients(model, accelerator.num_processes)
+        #: Average the gradients over the processes: once, after the last micro-batch of a step.
+        self.reduce = self.gradients.reduce
 
     def __call__(self, part: Part, raw: RawBatch, phase: str, step: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its terms of one micro-batch; gradients are added to the parameters'."""

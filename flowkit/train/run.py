@@ -78,7 +78,10 @@ class Run:
         if trainer.compile:
             for name in task.networks:
                 task.networks[name].compile()
-        model = self.accelerator.prepare_model(engine.LossModule(task))
+        captures = self._captures(len(phases))
+        # Captured steps average gradients over the processes themselves; without the flag accelerate wraps DDP around.
+        model = self.accelerator.prepare_model(engine.LossModule(task), evaluation_mode=captures)
+        graphs = StepGraphs(self.accelerator, model) if captures else None
         self.named = learning_parameters(task)
         turns = [
             Turn(phase, number, self.named, optimiser=trainer.optimiser, lr=trainer.lr, steps=trainer.steps)
@@ -86,7 +89,7 @@ class Run:
         ]
         self.turns = Turns(
             self.accelerator, model, turns, seed=seed, clip=trainer.clip, schedule=trainer.schedule,
-            warmup=trainer.warmup, floor=trainer.floor, graphs=self._graphs(model, len(phases)),
+            warmup=trainer.warmup, floor=trainer.floor, graphs=graphs,
         )  # fmt: skip
         self.ema = EMA(self.named, trainer.ema) if trainer.ema > 0 else None
         self.loader = Loader(
@@ -111,12 +114,10 @@ class Run:
 
     # Before the loop
 
-    def _graphs(self, model: torch.nn.Module, phases: int) -> StepGraphs | None:
-        """CUDA graphs where they were asked for and can be had."""
-        fits = self.device.type == "cuda" and self.accelerator.num_processes == 1 and self.accelerator.scaler is None
-        if not (self.trainer.graphs and fits and phases == 1 and self.task.objective.capturable):
-            return None
-        return StepGraphs(self.accelerator, model)
+    def _captures(self, phases: int) -> bool:
+        """Whether CUDA graphs were asked for and can be had."""
+        fits = self.device.type == "cuda" and self.accelerator.scaler is None
+        return self.trainer.graphs and fits and phases == 1 and self.task.objective.capturable
 
     def _choose(self, resume: str | int | None) -> tuple[int, Path] | None:
         """The checkpoint to go on from, or None for a fresh start."""

@@ -11,7 +11,7 @@ from flowkit.errors import UserError
 from flowkit.objectives.teacher import Teacher
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
-from flowkit.train.engine import Device, Precision
+from flowkit.train.engine import Device, Parallel, Precision
 from flowkit.train.optimisers import Adam, Optimiser
 from flowkit.train.schedules import ScheduleName
 
@@ -43,8 +43,12 @@ class Trainer:
         best: the metric that chooses the best checkpoint, such as eval/loss.
         mode: whether a small or a large value of it is good.
         log_every: steps between records of losses and times.
+        parallel: what several processes share: ddp keeps all weights on each, fsdp a part of weights, gradients,
+            moments and averages on each.
+        checkpoint_activations: keep only the inputs of the networks' blocks for the backward pass and compute the rest
+            again: less memory, about a third more time.
         compile: compile the task's networks with torch.compile.
-        graphs: on one GPU, replay the loss and its gradients as CUDA graphs, one for each shape of a batch; for small
+        graphs: on GPUs, replay the loss and its gradients as CUDA graphs, one for each shape of a batch; for small
             networks, and with ``bucket``, which keeps the shapes few. Without effect elsewhere.
         bucket: 0, or a multiple to which lengths are padded: batches then hold samples of similar length.
         prefetch: threads that read batches ahead, 0 for none.
@@ -74,6 +78,8 @@ class Trainer:
     best: str = "eval/loss"
     mode: Literal["min", "max"] = "min"
     log_every: int = 50
+    parallel: Parallel = "ddp"
+    checkpoint_activations: bool = False
     compile: bool = False
     graphs: bool = False
     bucket: int = 0
@@ -89,6 +95,11 @@ class Trainer:
                 raise UserError(f"trainer.{name} is {value}: it must be at least {least.get(name, 0)}")
         if not self.ema < 1:
             raise UserError(f"trainer.ema is {self.ema}: a decay lies below 1 (0.999, or 0 for no average)")
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise UserError("trainer.parallel fsdp knows fp32 and bf16: set trainer.precision bf16")
+        for name in ("fsdp", "checkpoint_activations") if self.graphs else ():
+            if self.parallel == name or (name == "checkpoint_activations" and self.checkpoint_activations):
+                raise UserError(f"trainer.graphs cannot replay steps with {name}: switch one of them off")
         if self.floor > 1:
             raise UserError(f"trainer.floor is {self.floor}: it is a share of the learning rate, from 0 to 1")
 

@@ -11,11 +11,13 @@ from torch import nn
 from flowkit.errors import UserError
 from flowkit.random import Rows, mix_seed
 from flowkit.tasks import Phase
+from flowkit.train import sharding
 from flowkit.train.engine import to_device
 from flowkit.train.graphs import StepGraphs
 from flowkit.train.loader import Share
 from flowkit.train.optimisers import Optimiser
 from flowkit.train.schedules import ScheduleName, factor
+from flowkit.train.sharding import Sharded
 from flowkit.train.window import Window
 
 
@@ -70,13 +72,16 @@ class Turns:
         seed: of the training.
         clip: largest norm of a gradient, 0 for none.
         schedule, warmup, floor: see :func:`flowkit.train.schedules.factor`.
-        graphs: replays forward and backward where it can (one GPU process, one phase), or None.
+        graphs: replays forward and backward where it can (on GPUs, one phase), or None.
+        sharded: of a model that is divided among processes, else None.
     """
 
     def __init__(
         self, accelerator: Any, model: nn.Module, turns: Sequence[Turn], *, seed: int, clip: float,
         schedule: ScheduleName, warmup: int, floor: float, graphs: StepGraphs | None = None,
+        sharded: Sharded | None = None,
     ) -> None:  # fmt: skip
+        self.sharded = sharded
         self.accelerator, self.model, self.turns, self.seed, self.clip = accelerator, model, turns, seed, clip
         self.graphs = graphs
         self.warmup, self.floor = warmup, floor
@@ -99,6 +104,8 @@ class Turns:
         """One optimiser step of every phase that is due, on one global batch; ``elapsed``: see :func:`factor`."""
         device = self.accelerator.device
         raws = [to_device(part.raw, device) for part in share.parts]
+        if self.sharded is not None:
+            self.sharded.synchronise()
         for turn in self.due(step):
             self._let_learn(turn)
             self.lr[self.tag(turn, "lr")] = turn.schedule(step, self.schedule, self.warmup, self.floor, elapsed)
@@ -115,16 +122,23 @@ class Turns:
                 window.add(step, self.tag(turn, "loss"), total)
                 for name, value in terms.items():
                     window.add(step, self.tag(turn, name), value)
+            if self.graphs is not None:
+                self.graphs.reduce()
             self._learn(turn, step, window)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
 
     def _learn(self, turn: Turn, step: int, window: Window) -> None:
         scaler = self.accelerator.scaler
+        if self.sharded is not None:
+            self.sharded.average_scalars(turn.parameters)
         if self.clip > 0:
             if scaler is not None:
                 scaler.unscale_(turn.optimiser)
-            norm = self.accelerator.clip_grad_norm_(turn.parameters, self.clip)
+            if self.sharded is None:
+                norm = self.accelerator.clip_grad_norm_(turn.parameters, self.clip)
+            else:
+                norm = sharding.clip(turn.parameters, self.clip)
             if scaler is None:
                 window.add(step, self.tag(turn, "grad_norm"), norm)
         if scaler is not None:
