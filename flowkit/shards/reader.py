@@ -56,6 +56,11 @@ class ShardSet:
         self._ahead: ThreadPoolExecutor | None = None
         self._announced: OrderedDict[int, None] = OrderedDict()
 
+    @property
+    def far(self) -> bool:
+        """Whether shards are fetched, so that :meth:`expect` is of use."""
+        return bool(self.places.addresses)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, self._arguments
 

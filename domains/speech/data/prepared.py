@@ -7,11 +7,12 @@ statistics). Both arrays are memory-mapped.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,23 @@ import torch
 from domains.speech.features import MelConfig
 from flowkit.data import DataSource, RawBatch, Samples, Split, padded_length
 from flowkit.errors import UserError, nearest
+from flowkit.shards.records import Record, Records, Sharding
 
 #: Raised when the layout of a prepared folder changes.
 FORMAT = 1
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+#: Columns of plain numbers.
+NUMBERS = ("split", "speaker", "language", "seconds", "frames", "tokens")
+#: What shards hold: the ``kind`` of their index.
+KIND = "speech"
+
+
+class Utterance(NamedTuple):
+    """One utterance as it is kept: ``mel`` (T, bins) float16, ``tokens`` (n,) int32, and its row of the manifest."""
+
+    mel: np.ndarray
+    tokens: np.ndarray
+    row: Mapping[str, Any]
 
 
 class Packed:
@@ -60,17 +74,53 @@ class Packed:
                 f"prepared data in {str(folder)!r} does not fit its manifest: delete the folder and prepare it again"
             )
 
+    @property
+    def place(self) -> str:
+        """Where the data are, for people."""
+        return str(self.folder)
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """(n,) place of each utterance's split in :data:`SPLITS`; another number: in none."""
+        return np.asarray(self.manifest["rows"]["split"])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.manifest["rows"])
+
+    def column(self, name: str, rows: np.ndarray) -> list[Any]:
+        """One column of the manifest at ``rows``."""
+        values = self.manifest["rows"][name]
+        return [values[row] for row in rows]
+
+    def read(self, rows: np.ndarray) -> list[Utterance]:
+        """The utterances ``rows`` (n,)."""
+        columns = self.manifest["rows"]
+        return [
+            Utterance(
+                self.mel[self.frame_starts[row] : self.frame_starts[row + 1]],
+                self.tokens[self.token_starts[row] : self.token_starts[row + 1]],
+                {name: values[row] for name, values in columns.items()},
+            )
+            for row in rows.tolist()
+        ]
+
+    def utterances(self, rows: np.ndarray, *, blank: bool) -> Utterances:
+        """Those of one split."""
+        return Utterances(self, rows, blank=blank)
+
 
 class Utterances(Samples):
     """The utterances of one split.
 
     Args:
-        packed: the prepared folder.
+        packed: the prepared folder, or what stands for it.
         rows: numbers of the utterances in it.
         blank: put token 0 between and around all tokens (n become 2 n + 1).
     """
 
-    def __init__(self, packed: Packed, rows: np.ndarray, *, blank: bool = True) -> None:
+    def __init__(self, packed: Any, rows: np.ndarray, *, blank: bool = True) -> None:
         self.packed, self.rows, self.blank = packed, rows, blank
         self._silence = float(np.log(packed.manifest["mel"]["floor"]))
 
@@ -88,10 +138,9 @@ class Utterances(Samples):
 
     def column(self, name: str) -> list[Any]:
         """One column of the manifest (``key``, ``text``, ``phonemes``, ``seconds``, ...) for these utterances."""
-        columns = self.packed.manifest["rows"]
-        if name not in columns:
-            raise UserError(f"prepared data has no column {name!r}: {nearest(name, columns)}")
-        return [columns[name][row] for row in self.rows]
+        if name not in self.packed.columns:
+            raise UserError(f"prepared data has no column {name!r}: {nearest(name, self.packed.columns)}")
+        return self.packed.column(name, self.rows)
 
     def batch(self, indices: Sequence[int]) -> RawBatch:
         """Gather and pad.
@@ -107,35 +156,33 @@ class Utterances(Samples):
         step, first = (2, 1) if self.blank else (1, 0)
         token_lengths = counts * step + first
         tokens = np.zeros((len(rows), padded_length(int(token_lengths.max()), self.pad_multiple)), dtype=np.int64)
-        shape = (len(rows), padded_length(int(frames.max()), self.pad_multiple), packed.mel.shape[1])
+        utterances: list[Utterance] = packed.read(rows)
+        shape = (len(rows), padded_length(int(frames.max()), self.pad_multiple), utterances[0].mel.shape[1])
         mel = np.empty(shape, dtype=np.float32)
-        for i, row in enumerate(rows):
-            tokens[i, first : first + step * counts[i] : step] = packed.tokens[
-                packed.token_starts[row] : packed.token_starts[row + 1]
-            ]
-            mel[i, : frames[i]] = packed.mel[packed.frame_starts[row] : packed.frame_starts[row + 1]]
+        for i, utterance in enumerate(utterances):
+            tokens[i, first : first + step * counts[i] : step] = utterance.tokens
+            mel[i, : frames[i]] = utterance.mel
             mel[i, frames[i] :] = self._silence
-        columns = packed.manifest["rows"]
+        columns = {name: [utterance.row[name] for utterance in utterances] for name in utterances[0].row}
         raw: RawBatch = {
             "tokens": torch.from_numpy(tokens),
             "token_lengths": torch.from_numpy(token_lengths),
             "mel": torch.from_numpy(mel).transpose(1, 2).contiguous(),
             "mel_lengths": torch.from_numpy(frames),
-            "speaker": torch.tensor([columns["speaker"][row] for row in rows]),
-            "language": torch.tensor([columns["language"][row] for row in rows]),
-            "text": [columns["text"][row] for row in rows],
-            "key": [columns["key"][row] for row in rows],
+            "speaker": torch.tensor(columns["speaker"]),
+            "language": torch.tensor(columns["language"]),
+            "text": columns["text"],
+            "key": columns["key"],
         }
         if "durations" in columns:
             durations = np.zeros_like(tokens)
-            for i, row in enumerate(rows):
-                known = columns["durations"][row]
+            for i, known in enumerate(columns["durations"]):
                 durations[i, first : first + step * counts[i] : step] = -1 if known is None else known
             raw["durations"] = torch.from_numpy(durations)
         return raw
 
 
-class PreparedReader(DataSource):
+class PreparedReader(Sharding):
     """What all speech data share once they are prepared: splits and statistics.
 
     Args:
@@ -151,7 +198,7 @@ class PreparedReader(DataSource):
         raise NotImplementedError
 
     @cached_property
-    def packed(self) -> Packed:
+    def packed(self) -> Any:
         """The prepared arrays; prepares them when that was not done."""
         self.prepare()
         return Packed(self.folder)
@@ -161,8 +208,8 @@ class PreparedReader(DataSource):
         if name not in SPLITS:
             raise UserError(f"data has no split {name!r}: {nearest(name, SPLITS)}")
         number = SPLITS.index(name)  # pyright: ignore[reportArgumentType]
-        rows = np.flatnonzero(np.asarray(self.packed.manifest["rows"]["split"]) == number)
-        utterances = Utterances(self.packed, rows, blank=self.blank)
+        rows = np.flatnonzero(self.packed.splits == number)
+        utterances: Utterances = self.packed.utterances(rows, blank=self.blank)
         utterances.rows = rows[utterances.lengths() >= utterances.token_lengths()]
         return utterances
 
@@ -189,16 +236,52 @@ class PreparedReader(DataSource):
             "frames_per_token": round(float(np.median(frames / tokens)), 2) if used else 0.0,
             "longest_frames": int(frames.max(initial=0)),
             "longest_tokens": int(tokens.max(initial=0)),
-            "too_short": len(self.packed.frames) - used,
+            "too_short": int((self.packed.splits >= 0).sum()) - used,
             "licence": manifest["licence"],
             "attribution": manifest["attribution"],
-            "folder": str(self.folder),
+            "folder": self.packed.place,
         }
+
+    def records(self) -> Records:
+        """One utterance each, split after split: members ``json`` (its row of the manifest), ``mel.npy`` (T, bins)
+        float16 and ``tokens.npy`` int32.
+        """
+        packed = self.packed
+        order = np.argsort(packed.splits, kind="stable")
+        order = order[packed.splits[order] >= 0]
+        return Records(
+            kind=KIND,
+            count=len(order),
+            read=partial(_record, packed, order),
+            items=len(order),
+            tables={name: np.asarray(packed.column(name, order)) for name in NUMBERS},
+            manifest={
+                **{name: value for name, value in packed.manifest.items() if name != "rows"},
+                "columns": packed.columns,
+            },
+        )
+
+    def shards_source(self, places: list[str], **options: Any) -> DataSource:
+        """See :class:`~flowkit.shards.records.Sharding`."""
+        from domains.speech.data.shards import SpeechShards
+
+        return SpeechShards(places, blank=self.blank, **options)
 
     @property
     def mel(self) -> MelConfig:
         """Settings of the mels."""
         return MelConfig(**self.packed.manifest["mel"])
+
+
+def _record(packed: Any, order: np.ndarray, number: int) -> Record:
+    """One utterance."""
+    (utterance,) = packed.read(order[number : number + 1])
+    members = {"json": json.dumps(utterance.row, ensure_ascii=False).encode()}
+    for name, array in (("mel.npy", utterance.mel), ("tokens.npy", utterance.tokens)):
+        stream = io.BytesIO()
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        members[name] = stream.getvalue()
+    return Record(members)
 
 
 class Prepared(PreparedReader):

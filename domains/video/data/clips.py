@@ -18,8 +18,9 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from flowkit.data import RawBatch, Samples, Split
+from flowkit.data import DataSource, RawBatch, Samples, Split
 from flowkit.errors import UserError, nearest
+from flowkit.shards.records import Records, Sharding
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 #: Raised when the layout of a folder of frames changes.
@@ -86,6 +87,22 @@ class ClipSamples(Samples):
         if actions is not None:
             raw["actions"] = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32))
         return raw
+
+
+class ClipSource(Sharding):
+    """A source whose splits are :class:`ClipSamples`."""
+
+    def records(self) -> Records:
+        """See :mod:`domains.video.data.sharding`."""
+        from domains.video.data.sharding import clip_records
+
+        return clip_records(self)
+
+    def shards_source(self, places: list[str], **options: Any) -> DataSource:
+        """See :class:`~flowkit.shards.records.Sharding`."""
+        from domains.video.data.shards import VideoShards
+
+        return VideoShards(places, **options)
 
 
 def clip_starts(lengths: np.ndarray, *, frames: int, stride: int, hop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from domains.video.data.clips import (
     FORMAT,
     SPLITS,
     ClipSamples,
+    ClipSource,
     MappedClips,
     MappedFrames,
     check_clip,
@@ -25,11 +26,11 @@ from domains.video.data.clips import (
 from domains.video.data.windows import draw_corners
 from flowkit import atomic
 from flowkit.caching import cache_root
-from flowkit.data import DataSource, Split
+from flowkit.data import Split
 from flowkit.errors import UserError, writing
 
 
-class MappedSource(DataSource):
+class MappedSource(ClipSource):
     """Clips of frames that are made once. A subclass writes :meth:`settings`, :meth:`fill` and :meth:`pieces`.
 
     Args:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from domains.video.data.banks import Bank, Fashion, Shapes
-from domains.video.data.clips import ClipSamples, check_clip, split_number
+from domains.video.data.clips import ClipSamples, ClipSource, check_clip, split_number
 from domains.video.data.draws import uniforms
 from domains.video.data.shapes import PHASES
-from flowkit.data import DataSource, Split
+from flowkit.data import Split
 from flowkit.errors import UserError
 
 #: Clips of a split are numbered from its place times this.
@@ -149,7 +149,7 @@ class SpriteClips(ClipSamples):
         }
 
 
-class BouncingSprites(DataSource):
+class BouncingSprites(ClipSource):
     """Sprites at constant speed in a dark box. Clip i of a split is a function of the arguments, the split and i alone.
 
     Args:
