@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -170,22 +169,34 @@ class _Writing:
         name = f"shard-{number:06d}.tar"
         for place in self.places:
             (place / name).unlink(missing_ok=True)
-        free = sorted(self.places, key=lambda place: shutil.disk_usage(place).free, reverse=True)
-        for place in free:
-            written: list[tuple[int, list[tuple[int, int]]]] = []
-            try:
-                atomic.write(place / name, lambda path: written.append(self._fill(path, record, told)))  # noqa: B023
-                break
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or place == free[-1]:
-                    raise UserError(_cannot(place, error)) from error
-        after, pieces = written[0]
-        path = place / name
+        path, after, pieces = self._write_where_room_is(name, record, told)
         part = items_of(path, pieces)
         shard = Shard(name, path.stat().st_size, hash_file(path), first, len(part))
         atomic.write(self.unfinished / f"{number:06d}.npy", lambda temporary: np.save(temporary, part))
         atomic.write_json(self.unfinished / f"{number:06d}.json", {"shard": asdict(shard), "from": record, "to": after})
         return shard, part, after, False
+
+    def _write_where_room_is(
+        self, name: str, record: int, told: Callable[[int], object]
+    ) -> tuple[Path, int, list[tuple[int, int]]]:
+        """Write a shard to the disk with most room; where it does not fit after all, to the next."""
+        fault: UserError | None = None
+        for place in sorted(self.places, key=lambda place: shutil.disk_usage(place).free, reverse=True):
+            written: list[tuple[int, list[tuple[int, int]]]] = []
+
+            def fill(path: Path, written: Any = written) -> None:
+                written.append(self._fill(path, record, told))
+
+            try:
+                atomic.write(place / name, fill)
+            except OSError as error:
+                fault = UserError(_cannot(place, error))
+                if not atomic.is_disk_full(error):
+                    raise fault from error
+                continue
+            return place / name, *written[0]
+        assert fault is not None
+        raise fault
 
     def _fill(self, path: Path, record: int, told: Callable[[int], object]) -> tuple[int, list[tuple[int, int]]]:
         """Records from number ``record`` on, as many as fit; returns the number after the last, and (items, bytes of
@@ -210,7 +221,7 @@ class _Writing:
 
 def _tar_writer() -> Any:
     try:
-        from webdataset import TarWriter
+        from webdataset.writer import TarWriter
     except ImportError as error:
         raise UserError(
             f"shards are written with the package webdataset ({error}): pip install 'flowkit-fm[shards]'"

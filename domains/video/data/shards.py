@@ -72,7 +72,8 @@ class ShardClips(ClipSamples):
         shown = [np.frombuffer(data, dtype=np.uint8).reshape(self.frame) for data in self.shards.read(wanted)]
         height, width = self.size
         out = np.empty((*rows.shape, 3, height, width), dtype=np.uint8)
-        for row, clip in enumerate(places.reshape(rows.shape).tolist()):
+        clips: list[list[int]] = places.reshape(rows.shape).tolist()  # pyright: ignore[reportAssignmentType]
+        for row, clip in enumerate(clips):
             y, x = (0, 0) if self.corners is None else self.corners[indices[row]].tolist()
             for place, frame in enumerate(clip):
                 out[row, place] = shown[frame][:, y : y + height, x : x + width]
