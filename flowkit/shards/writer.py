@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -206,16 +207,22 @@ class _Writing:
         used, pieces = _END, []
         with path.open("wb") as file:
             writer = TarWriter(file, encoder=False, mtime=0, user="flowkit", group="flowkit", mode=0o644)
-            while record < self.records.count:
-                content = self.records.read(record)
-                used += sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in content.members.values())
-                if used > self.size and pieces:
-                    break
-                writer.write({"__key__": f"{record:09d}", **content.members})
-                pieces.append((content.items, content.piece))
-                record += 1
-                told(1)
-            writer.close()
+            try:
+                while record < self.records.count:
+                    content = self.records.read(record)
+                    used += sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in content.members.values())
+                    if used > self.size and pieces:
+                        break
+                    writer.write({"__key__": f"{record:09d}", **content.members})
+                    pieces.append((content.items, content.piece))
+                    record += 1
+                    told(1)
+                writer.close()
+            except BaseException:
+                # What it still holds must not be written when it is collected: the file is closed then.
+                with contextlib.suppress(OSError):
+                    writer.close()
+                raise
         return record, pieces
 
 
