@@ -107,7 +107,7 @@ class ShardCache:
         total = size
         for path in self.root.glob("*/*"):
             is_writing = path.name.endswith(_WRITING)
-            if path.name.startswith(".") and not is_writing:
+            if not is_writing and not path.name.endswith(".tar"):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 if is_writing and self._is_dead(path):

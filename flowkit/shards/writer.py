@@ -111,6 +111,12 @@ class _Writing:
         from tqdm import tqdm
 
         self._same_data()
+        for place in self.places:
+            # A writing that was killed may have left these; the lock says that nobody is at it.
+            for left in place.glob(".shard-*.writing.tar"):
+                left.unlink(missing_ok=True)
+            for left in place.glob(f".{FOLDER}.*.writing"):
+                shutil.rmtree(left, ignore_errors=True)
         shards: list[Shard] = []
         items: list[np.ndarray] = []
         record = first = 0
