@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowkit.errors import UserError
@@ -33,12 +33,31 @@ class Communicator(ABC):
         """Numbers of the agents that live in this process."""
 
     @abstractmethod
-    def pulls(self, states: Sequence[Float[Tensor, " p"]]) -> list[Float[Tensor, " p"]]:
-        """sum_m weight_nm (x_m - x_n) for the agents n of this process, from their ``states``."""
+    def pulls(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> list[Float[Tensor, " p"]]:
+        """sum_m weight_nm (x_m - x_n) for the agents n of this process, from their ``states``. Of the last ``exact``
+        numbers, those that all have in common are pulled by exactly 0, infinite ones too."""
 
     @abstractmethod
-    def mean(self, states: Sequence[Float[Tensor, " p"]]) -> Float[Tensor, " p"]:
-        """The average over all agents of all processes."""
+    def mean(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> Float[Tensor, " p"]:
+        """The average over all agents of all processes; of the last ``exact`` numbers, those that all have in common
+        stay the same bits."""
+
+    def total(self, value: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """The sum of a tensor over processes."""
+        return value
+
+
+    def _pull(
+        self, n: int, mine: Float[Tensor, " p"], theirs: Mapping[int, Float[Tensor, " p"]], exact: int
+    ) -> Float[Tensor, " p"]:
+        """Towards the states of the neighbours."""
+        pull = torch.zeros_like(mine)
+        for m, state in theirs.items():
+            difference = state - mine
+            if exact:  # inf - inf would be no number
+                difference[-exact:].masked_fill_((state == mine)[-exact:], 0.0)
+            pull.add_(difference, alpha=float(self.table[n, m]))
+        return pull
 
 
 class InProcess(Communicator):
@@ -48,17 +67,13 @@ class InProcess(Communicator):
     def agents(self) -> range:
         return range(self.graph.agents)
 
-    def pulls(self, states: Sequence[Float[Tensor, " p"]]) -> list[Float[Tensor, " p"]]:
-        return [
-            sum(
-                (float(self.table[n, m]) * (states[m] - states[n]) for m in self.graph.neighbours(n)),
-                start=torch.zeros_like(states[n]),
-            )
-            for n in self.agents
-        ]
+    def pulls(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> list[Float[Tensor, " p"]]:
+        return [self._pull(n, states[n], {m: states[m] for m in self.graph.neighbours(n)}, exact) for n in self.agents]
 
-    def mean(self, states: Sequence[Float[Tensor, " p"]]) -> Float[Tensor, " p"]:
-        return torch.stack(list(states)).mean(0)
+    def mean(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> Float[Tensor, " p"]:
+        stacked = torch.stack(list(states))
+        mean = stacked.mean(0)
+        return torch.where(_last(exact, mean) & (stacked == stacked[0]).all(0), stacked[0], mean) if exact else mean
 
 
 class Distributed(Communicator):
@@ -87,34 +102,56 @@ class Distributed(Communicator):
     def agents(self) -> range:
         return range(self.rank, self.rank + 1)
 
-    def pulls(self, states: Sequence[Float[Tensor, " p"]]) -> list[Float[Tensor, " p"]]:
+    def pulls(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> list[Float[Tensor, " p"]]:
         from torch import distributed
 
         (mine,) = states
         others = self.graph.neighbours(self.rank)
         weights = {float(self.table[self.rank, m]) for m in others}
         if len(others) == self.graph.agents - 1 and len(weights) == 1 and self._everybody_alike():
-            total = mine.clone()
-            distributed.all_reduce(total)
-            return [weights.pop() * (total - self.graph.agents * mine)]
+            # The sum rounds, so what must be exact goes the long way.
+            first, last = mine[: len(mine) - exact], mine[len(mine) - exact :]
+            pull = weights.pop() * (self.total(first) - self.graph.agents * first)
+            return [torch.cat([pull, self._exchanged(last, exact)]) if exact else pull]
+        return [self._exchanged(mine, exact)]
+
+    def _exchanged(self, mine: Float[Tensor, " p"], exact: int) -> Float[Tensor, " p"]:
+        """The pull of this agent, by a message to and from each neighbour."""
+        from torch import distributed
+
+        others = self.graph.neighbours(self.rank)
         received = {m: torch.empty_like(mine) for m in others}
         # All receives and sends are posted together: blocking ones would wait for each other round a ring.
         posted = [distributed.P2POp(distributed.irecv, received[m], m) for m in others]
         posted += [distributed.P2POp(distributed.isend, mine.contiguous(), m) for m in others]
         for request in distributed.batch_isend_irecv(posted) if posted else ():
             request.wait()
-        return [
-            sum((float(self.table[self.rank, m]) * (received[m] - mine) for m in others), start=torch.zeros_like(mine))
-        ]
+        return self._pull(self.rank, mine, received, exact)
 
     def _everybody_alike(self) -> bool:
         """Whether all processes will take the short cut."""
         off = self.table[~torch.eye(self.graph.agents, dtype=torch.bool)]
         return bool((off == off[0]).all()) if off.numel() else False
 
-    def mean(self, states: Sequence[Float[Tensor, " p"]]) -> Float[Tensor, " p"]:
+    def mean(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> Float[Tensor, " p"]:
         from torch import distributed
 
-        total = states[0].clone()
+        mean = self.total(states[0]) / self.graph.agents
+        if exact:
+            least, most = states[0][-exact:].clone(), states[0][-exact:].clone()
+            distributed.all_reduce(least, distributed.ReduceOp.MIN)
+            distributed.all_reduce(most, distributed.ReduceOp.MAX)
+            mean[-exact:] = torch.where(least == most, least, mean[-exact:])
+        return mean
+
+    def total(self, value: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        from torch import distributed
+
+        total = value.clone()
         distributed.all_reduce(total)
-        return total / self.graph.agents
+        return total
+
+
+def _last(n: int, row: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
+    """True at the last ``n`` places of the row."""
+    return torch.arange(len(row), device=row.device) >= len(row) - n

@@ -59,12 +59,7 @@ class DecentralisedSGD:
             raise UserError("counters and other integers are not mixed: leave them out")
         if every < 1 or noise < 0:
             raise UserError(f"every is at least 1, not {every}, and noise not negative, not {noise:g}")
-        _, mix = schedule.at(1, communicator.largest)
-        if communicator.largest > 0 and not mix < 2.0 / communicator.largest:
-            raise UserError(
-                f"mixing with b = {mix:g} diverges on this graph: it must lie below 2 / {communicator.largest:.4g} = "
-                f"{2.0 / communicator.largest:.4g}"
-            )
+        check_mixing(schedule, communicator.largest)
         self.communicator, self.schedule, self.every = communicator, schedule, every
         self.noise, self.generator = noise, generator
         self.optimisers = [optimiser([t for t in tensors if t.requires_grad]) for tensors in self.tensors]
@@ -149,6 +144,15 @@ class DecentralisedSGD:
         ):
             fill_flat(tensors, kept)
             optimiser.load_state_dict(inner)
+
+
+def check_mixing(schedule: DecayingWeights, largest: float) -> None:
+    """Raise ``UserError`` where mixing diverges on a graph whose Laplacian has the ``largest`` eigenvalue."""
+    _, mix = schedule.at(1, largest)
+    if largest > 0 and not mix < 2.0 / largest:
+        raise UserError(
+            f"mixing with b = {mix:g} diverges on this graph: it must lie below 2 / {largest:.4g} = {2.0 / largest:.4g}"
+        )
 
 
 def flat(tensors: Sequence[Tensor]) -> Float[Tensor, " p"]:
