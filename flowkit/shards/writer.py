@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import json
 import shutil
 import tarfile
@@ -209,34 +209,18 @@ class _Writing:
         """Records from number ``record`` on, as many as fit; returns the number after the last, and (items, bytes of
         one) of each record.
         """
-        TarWriter = _tar_writer()
         used, pieces = _END, []
-        with path.open("wb") as file:
-            writer = TarWriter(file, encoder=False, mtime=0, user="flowkit", group="flowkit", mode=0o644)
-            try:
-                while record < self.records.count:
-                    content = self.records.read(record)
-                    used += sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in content.members.values())
-                    if used > self.size and pieces:
-                        break
-                    writer.write({"__key__": f"{record:09d}", **content.members})
-                    pieces.append((content.items, content.piece))
-                    record += 1
-                    told(1)
-                writer.close()
-            except BaseException:
-                # What it still holds must not be written when it is collected: the file is closed then.
-                with contextlib.suppress(OSError):
-                    writer.close()
-                raise
+        with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            while record < self.records.count:
+                content = self.records.read(record)
+                used += sum(BLOCK - (-len(data) // BLOCK) * BLOCK for data in content.members.values())
+                if used > self.size and pieces:
+                    break
+                for ending, data in sorted(content.members.items()):
+                    about = tarfile.TarInfo(f"{record:09d}.{ending}")
+                    about.size = len(data)
+                    tar.addfile(about, io.BytesIO(data))
+                pieces.append((content.items, content.piece))
+                record += 1
+                told(1)
         return record, pieces
-
-
-def _tar_writer() -> Any:
-    try:
-        from webdataset.writer import TarWriter
-    except ImportError as error:
-        raise UserError(
-            f"shards are written with the package webdataset ({error}): pip install 'flowkit-fm[shards]'"
-        ) from error
-    return TarWriter

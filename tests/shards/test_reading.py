@@ -147,6 +147,7 @@ def test_threads_share_a_set(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def place(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A command that gives a file, and notes which."""
+    pytest.importorskip("webdataset", reason="addresses are opened with webdataset")
     monkeypatch.setenv(PIPES, "1")
     return f"pipe:echo {{}} >> {tmp_path}/fetched; cat {folder}/{{}}"
 
@@ -280,6 +281,8 @@ def test_what_is_announced_is_fetched_meanwhile(place: str, tmp_path: Path) -> N
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[str]:
+    pytest.importorskip("webdataset", reason="addresses are opened with webdataset")
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
 

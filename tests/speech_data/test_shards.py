@@ -23,8 +23,6 @@ from flowkit.cli.main import main
 from flowkit.errors import UserError
 from flowkit.shards.writer import write_shards
 
-pytest.importorskip("webdataset", reason="shards are written with webdataset")
-
 RECIPE = "speech/smoke/matcha-rulemade"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from domains.video.data.sprites import BouncingSprites
 from flowkit.cli.main import main
 from flowkit.errors import UserError
 from flowkit.shards.writer import write_shards
-
-pytest.importorskip("webdataset", reason="shards are written with webdataset")
 
 
 def arrays(tmp_path: Path, *, actions: bool, **options: Any) -> ArrayClips:
@@ -108,31 +105,6 @@ def test_a_source_of_other_kind_is_refused_in_one_line(
     assert "needs --out FOLDER" in capsys.readouterr().err
     assert main(["data", "stats", "video/smoke/river-sprites", "--size", "3"]) == 2
     assert "--size belong" in capsys.readouterr().err
-
-
-def test_training_reads_near_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path / "cache"))
-    recipe, shards = "video/smoke/river-sprites", str(tmp_path / "shards")
-    assert main(["data", "shard", recipe, "--out", shards, "--size", "0.1"]) == 0
-    assert len([name for name in os.listdir(shards) if name.endswith(".tar")]) > 4
-    few = ["--device", "cpu", "--trainer.progress", "false", "--trainer.steps", "4", "--trainer.evaluate_every", "4"]
-    few += ["--trainer.sample_every", "0", "--trainer.log_every", "1", "--trainer.batch", "4"]
-    from_shards = ["--data.class_path", "VideoShards", "--data.places", f"[{shards}]"]
-    assert main(["train", recipe, "--out", str(tmp_path / "plain"), *few]) == 0
-    for window in ("0", "2"):
-        run = str(tmp_path / window)
-        assert main(["train", recipe, "--out", run, *from_shards, "--data.window", window, *few]) == 0
-    from json import loads
-
-    def told(run: str) -> list[Any]:
-        lines = [loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        return [
-            (line["step"], name, line[name]) for line in lines for name in ("train/loss", "eval/loss") if name in line
-        ]
-
-    assert told("0") == told("plain")
-    assert len(told("2")) == len(told("plain")) > 3
-    assert told("2") != told("plain")
 
 
 def test_other_sources_hold_shards(tmp_path: Path) -> None:
