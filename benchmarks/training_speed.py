@@ -260,7 +260,9 @@ def line(row: dict[str, Any]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """All cases as a Markdown table."""
-    text = ["| recipe | mode | batch | ms a step | samples/s | data and transfer | forward | backward | replay | rest |"]
+    text = [
+        "| recipe | mode | batch | ms a step | samples/s | data and transfer | forward | backward | replay | rest |"
+    ]
     text.append("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         part = row["parts"]

@@ -29,9 +29,7 @@ def utterances(folder: Path, count: int, *, seed: int = 0) -> Path:
     frames = np.round(seconds * FRAME_RATE).astype(np.int64)
     tokens = np.maximum(np.round(seconds * rng.normal(14.6, 1.2, count)), 4).astype(np.int64)
     folder.mkdir(parents=True, exist_ok=True)
-    mels = np.lib.format.open_memmap(
-        folder / "mel.npy", "w+", dtype=np.float16, shape=(int(frames.sum()), config.bins)
-    )
+    mels = np.lib.format.open_memmap(folder / "mel.npy", "w+", dtype=np.float16, shape=(int(frames.sum()), config.bins))
     for start in range(0, len(mels), 65536):
         rows = min(65536, len(mels) - start)
         mels[start : start + rows] = rng.standard_normal((rows, config.bins), dtype=np.float32) * 2.0 - 5.5
