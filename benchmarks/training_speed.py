@@ -1,10 +1,10 @@
-"""Training speed of the Matcha, AdaFlow and RIVER recipes by the library's own trainer, and where the time of a step goes.
+"""Training speed of the Matcha, AdaFlow and RIVER recipes by the library's own trainer, and where a step's time goes.
 
     python benchmarks/training_speed.py --out speed.json [--recipes matcha adaflow river] [--device cpu|cuda]
         [--modes bf16 bf16+graphs ...] [--data PREPARED] [--batches N] [--rounds N] [--profile bf16 ...]
 
-A mode is a precision (fp32 without TF32, tf32, bf16) with ``+graphs`` and ``+compile`` as wanted. A case is one process's
-training: its loop runs ``rounds`` times over the recipe's first ``batches`` batches, which the loader reads again each
+A mode is a precision (fp32 without TF32, tf32, bf16) with ``+graphs`` and ``+compile`` as wanted. A case is the
+training of one process: its loop runs ``rounds`` times over the recipe's first ``batches`` batches, which the loader reads again each
 time; two rounds more warm up (shapes are captured and compiled there). Samples per second are those of the loop by the
 clock, the GPU waited for at both ends; the parts of a step add up to it (benchmarks/training/parts.py). ``--profile``
 writes the ten costliest operators of those modes beside FILE.
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     if args.case:
-        atomic.write_json(args.out, case(*args.case, args))
+        atomic.write_json(args.out, case(args.case[0], args.case[1], args))
         return 0
     began, rows = time.monotonic(), []
     modes = args.modes or (CPU_MODES if args.device == "cpu" else GPU_MODES)
@@ -226,7 +226,7 @@ def profiled(loop: Any, run: Any, batches: int, device: str) -> tuple[list[dict[
     fill."""
     from itertools import islice
 
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
@@ -260,18 +260,18 @@ def line(row: dict[str, Any]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """All cases as a Markdown table."""
-    text = [
-        "| recipe | mode | batch | ms a step | samples/s | data and transfer | forward | backward | replay | rest |"
-    ]
+    text = ["| recipe | mode | batch | ms a step | samples/s | data, transfer | forward | backward | replay | rest |"]
     text.append("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         part = row["parts"]
         told = [part.get("data", 0) + part.get("move", 0), part.get("forward"), part.get("backward")]
-        told += [part.get("replay"), sum(part.get(name, 0) for name in ("clip", "optimiser", "average", "rest"))]
+        told += [
+            part.get("replay"),
+            sum(part.get(name, 0) for name in ("exchange", "clip", "optimiser", "average", "rest")),
+        ]
         cells = " | ".join("" if share is None else f"{share:.1%}" for share in told)
-        text.append(
-            f"| {row['recipe']} | {row['mode']} | {row['batch']} | {row['ms']:.2f} | {row['samples_per_s']:.1f} | {cells} |"
-        )
+        head = f"{row['recipe']} | {row['mode']} | {row['batch']} | {row['ms']:.2f} | {row['samples_per_s']:.1f}"
+        text.append(f"| {head} | {cells} |")
     return "\n".join(text)
 
 

@@ -18,7 +18,7 @@ import torch
 from flowkit.train.run import Run
 
 #: Parts of a step in their order. ``move`` is the transfer to the device, ``rest`` the loop's own work and records.
-PARTS = ("data", "move", "forward", "backward", "replay", "clip", "optimiser", "average", "rest")
+PARTS = ("data", "move", "forward", "backward", "replay", "exchange", "clip", "optimiser", "average", "rest")
 
 
 class Marks:
@@ -37,7 +37,7 @@ class Marks:
             run.turns.model.register_forward_hook(lambda *_: self.mark("forward"))
             self._after(run.accelerator, "backward", "backward")
         else:
-            replay = run.turns.graphs.__call__
+            replay, mark = run.turns.graphs.__call__, self.mark
 
             class Marked(type(run.turns.graphs)):
                 def __call__(inner, *args: Any, **kwargs: Any) -> Any:
@@ -47,6 +47,7 @@ class Marks:
                     return result
 
             run.turns.graphs.__class__ = Marked
+            self._after(run.turns.graphs, "reduce", "exchange")
         self._after(run.accelerator, "clip_grad_norm_", "clip")
         for turn in run.turns.turns:
             turn.optimiser.register_step_post_hook(lambda *_: self.mark("optimiser"))
