@@ -51,6 +51,9 @@ class LearnedCoupling(Coupling):
         UserError: a number out of its range.
     """
 
+    #: Its running moments are those of all processes.
+    over_processes = True
+
     draws_x0 = True
     aggregate_mean: Tensor
     aggregate_square: Tensor

@@ -168,6 +168,8 @@ class ImportanceTimes(nn.Module, TimeLaw):
         uniform_share: share of uniform times, in (0, 1] when adapting; bounds every weight by its inverse.
     """
 
+    #: Its sums are those of all processes.
+    over_processes = True
     heights: Tensor
     mean_square: Tensor
     seen: Tensor

@@ -56,6 +56,10 @@ class VectorQuantiser(nn.Module):
         UserError: a number out of range.
     """
 
+    #: Its codebook moves by what all processes saw.
+    over_processes = True
+    #: Its codebook moves by what all processes saw.
+    over_processes = True
     codebook: Tensor
     counts: Tensor
     sums: Tensor

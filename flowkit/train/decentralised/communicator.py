@@ -46,7 +46,6 @@ class Communicator(ABC):
         """The sum of a tensor over processes."""
         return value
 
-
     def _pull(
         self, n: int, mine: Float[Tensor, " p"], theirs: Mapping[int, Float[Tensor, " p"]], exact: int
     ) -> Float[Tensor, " p"]:
@@ -103,7 +102,6 @@ class Distributed(Communicator):
         return range(self.rank, self.rank + 1)
 
     def pulls(self, states: Sequence[Float[Tensor, " p"]], *, exact: int = 0) -> list[Float[Tensor, " p"]]:
-        from torch import distributed
 
         (mine,) = states
         others = self.graph.neighbours(self.rank)

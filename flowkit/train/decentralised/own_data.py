@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor
 from flowkit.errors import UserError
 from flowkit.random import mix_seed
 from flowkit.train.decentralised.topology import Split
-from flowkit.train.loader import Order
+from flowkit.train.loader import Order, Taken
+from flowkit.train.order import Nearby
 
 _SHARE = 0xA6E7
 
@@ -27,7 +28,8 @@ class OwnOrder(Order):
         size: number of samples.
         batch: samples of a global batch, of all agents together.
         seed: of the whole training.
-        lengths, multiple: see :class:`flowkit.train.loader.Order`; each agent's batches hold similar lengths.
+        lengths, multiple, begun: see :class:`flowkit.train.loader.Order`, here of each agent's share.
+        near: has no effect: a share lies anywhere.
         agents: their number.
         blocks: shares are runs of consecutive samples, instead of random ones.
 
@@ -36,8 +38,8 @@ class OwnOrder(Order):
     """
 
     def __init__(
-        self, size: int, batch: int, seed: int, lengths: np.ndarray | None = None, multiple: int = 0, *,
-        agents: int, blocks: bool,
+        self, size: int, batch: int, seed: int, lengths: np.ndarray | None = None, multiple: int = 0,
+        begun: tuple[int, Sequence[Taken]] | None = None, near: Nearby | None = None, *, agents: int, blocks: bool,
     ) -> None:  # fmt: skip
         if size < agents:
             raise UserError(f"the training split has {size} samples: too few for {agents} agents")
@@ -45,15 +47,22 @@ class OwnOrder(Order):
         if not blocks:
             everything = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seed(seed, _SHARE)))
         self.shares = list(everything.tensor_split(agents))
+        if begun is not None:
+            epoch, taken = begun
+            begun = epoch, [each._replace(batch=each.batch // agents) for each in taken]
         self.own = [
             Order(
                 len(share), batch // agents, mix_seed(seed, _SHARE, n),
-                None if lengths is None else np.asarray(lengths)[share.numpy()], multiple,
+                None if lengths is None else np.asarray(lengths)[share.numpy()], multiple, begun,
             )
             for n, share in enumerate(self.shares)
         ]  # fmt: skip
         self.size, self.batch, self.seed = size, batch, seed
+        self.begun = -1 if begun is None else begun[0]
         self.batches = min(order.batches for order in self.own)
+
+    def count(self, epoch: int) -> int:
+        return min(order.count(epoch) for order in self.own)
 
     def __call__(self, epoch: int, index: int) -> Tensor:
         return torch.cat([share[order(epoch, index)] for share, order in zip(self.shares, self.own, strict=True)])

@@ -106,11 +106,12 @@ class Team:
         """A line for people."""
         start = self.settings
         a, b = start.schedule.at(1, self.communicator.largest)
-        unit = "" if start.hold == 1 else f" / {start.hold:g}"
+        k = "k" if start.hold == 1 else f"(1 + (k - 1) / {start.hold:g})"
         where = "one a process" if len(self.agents) < self.count else "in one process"
         return (
             f"{self.count} agents, {start.graph} graph, {where}: {type(start.optimiser).__name__}, "
-            f"a = {a:.4g} (k{unit})^-{start.step_decay:g}, b = {b:.4g} (k{unit})^-{start.mix_decay:g}, data {start.split}"
+            f"a = {a:.4g} {k}^-{start.step_decay:g}, b = {b:.4g} {k}^-{start.mix_decay:g}, data {start.split}; "
+            "trainer.lr and trainer.optimiser are not used"
         )
 
     def facts(self) -> dict[str, Any]:
@@ -268,12 +269,11 @@ class Team:
         """Leave the mean model in the task."""
         self._fill(self.centre())
 
-    def spread(self, judge: Callable[[Any], Mapping[str, float]]) -> dict[str, float]:
+    def spread(self, judge: Callable[[Any, Task], Mapping[str, float]]) -> dict[str, float]:
         """``eval/loss`` of the best and of the worst agent's own averaged weights.
 
         Args:
-            judge: measures the weights in the task on the whole validation split, given what stands for an accelerator
-                of one process.
+            judge: measures the task on the whole validation split, given what stands for an accelerator of one process.
         """
         from accelerate.utils import gather_object
 
@@ -289,7 +289,8 @@ class Team:
             with ExitStack() as stack, random_state.untouched(self.accelerator.device):
                 if agent.ema is not None:
                     stack.enter_context(agent.ema.swapped())
-                losses.append(judge(alone)["eval/loss"])
+                stack.enter_context(self.task.evaluating())
+                losses.append(judge(alone, self.task)["eval/loss"])
         self.enter(first)
         everybody: Sequence[float] = gather_object(losses) if self.accelerator.num_processes > 1 else losses
         return {"eval/agents_best_loss": min(everybody), "eval/agents_worst_loss": max(everybody)}

@@ -124,6 +124,7 @@ class Gossip(Topology):
             )
         for asked, name, way in (
             (trainer.graphs, "trainer.graphs", "captured steps belong to one model: leave it out"),
+            (trainer.parallel != "ddp", f"trainer.parallel {trainer.parallel}", "an agent holds a whole model"),
             (trainer.precision == "fp16", "trainer.precision fp16", "agents have no common scale: use bf16 or fp32"),
         ):
             if asked:
