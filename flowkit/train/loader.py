@@ -168,12 +168,15 @@ class Loader:
         threads: threads that read ahead; 0 reads when asked.
         pinned: hand over page-locked tensors (for a GPU).
         repeat: always the first batch (to overfit it).
+        order: makes the order of the data from the arguments of :class:`Order`.
     """
 
     def __init__(
         self, samples: Samples, *, batch: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1,
         bucket: int = 0, threads: int = 1, pinned: bool = False, repeat: bool = False,
+        order: Callable[..., Order] = Order,
     ) -> None:  # fmt: skip
+        self._make_order = order
         self.samples, self.batch, self.rank, self.accumulate = samples, batch, rank, accumulate
         self.total = batch * world * accumulate
         if bucket > 0:
@@ -190,7 +193,7 @@ class Loader:
     def _order(self) -> Order:
         lengths = self.samples.lengths() if self.bucket > 0 or any(taken.multiple for taken in self._taken) else None
         begun = (self.epoch, self._taken) if self._taken else None
-        return Order(len(self.samples), self.total, self.seed, lengths, self.bucket, begun, self._near)
+        return self._make_order(len(self.samples), self.total, self.seed, lengths, self.bucket, begun, self._near)
 
     def share(self, epoch: int, index: int) -> Share:
         """This process's rows of one global batch, whatever the position."""

@@ -11,6 +11,7 @@ from flowkit.errors import UserError
 from flowkit.objectives.teacher import Teacher
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
+from flowkit.train.decentralised.topology import OneModel, Topology
 from flowkit.train.engine import Device, Parallel, Precision
 from flowkit.train.optimisers import Adam, Optimiser
 from flowkit.train.schedules import ScheduleName
@@ -45,6 +46,7 @@ class Trainer:
         log_every: steps between records of losses and times.
         parallel: what several processes share: ddp keeps all weights on each, fsdp a part of weights, gradients,
             moments and averages on each.
+        topology: OneModel, or Gossip for agents without a server that each train a model of their own.
         checkpoint_activations: keep only the inputs of the networks' blocks for the backward pass and compute the rest
             again: less memory, about a third more time.
         compile: compile the task's networks with torch.compile.
@@ -79,6 +81,7 @@ class Trainer:
     mode: Literal["min", "max"] = "min"
     log_every: int = 50
     parallel: Parallel = "ddp"
+    topology: Topology = field(default_factory=OneModel)
     checkpoint_activations: bool = False
     compile: bool = False
     graphs: bool = False
