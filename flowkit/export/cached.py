@@ -25,7 +25,7 @@ def cached_export(artifact: Artifact, *, runtime: str = "onnx", tell: Callable[[
     Raises:
         UserError: see :func:`flowkit.export.write.write_export`.
     """
-    folder = cache_folder() / f"{runtime}-{_key(artifact)}"
+    folder = cache_folder() / f"{runtime}-{export_key(artifact)}"
     if not is_export(folder):
         tell(f"exporting to {folder}, once for this model and sampler: this takes a while")
         write_export(
@@ -42,12 +42,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "flowkit" / "exports"
 
 
-def _key(artifact: Artifact) -> str:
-    """What the programs depend on."""
+def export_key(artifact: Artifact) -> str:
+    """A hash of what the programs of a loaded model depend on.
+
+    Raises:
+        UserError: it cannot be exported.
+    """
     digest = hashlib.sha256()
     told = [describe(artifact.sampler), artifact.recipe.dump(), __version__, torch.__version__]
     digest.update(json.dumps(told, sort_keys=True).encode())
-    for name, tensor in sorted(artifact.task.state_dict().items()):
+    tensors = artifact.task.state_dict(keep_vars=True)
+    own = {id(tensor) for tensor in tensors.values()}
+    # Programs may hold networks that lie outside the model: a vocoder's.
+    for name, program in artifact.task.exports(artifact.sampler).programs.items():
+        further = program.module.state_dict(prefix=f"{name}:", keep_vars=True)
+        tensors |= {key: tensor for key, tensor in further.items() if id(tensor) not in own}
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]
