@@ -51,7 +51,7 @@ class ShardSet:
                 f"up to {largest / 2**20:.0f} MiB are in use at a time, so {needed / 2**30:.2g} are needed, or a "
                 "smaller data.init_args.window"
             )
-        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[IO[bytes], bool]] = OrderedDict()
         self._lock = threading.Lock()
         self._ahead: ThreadPoolExecutor | None = None
         self._announced: OrderedDict[int, None] = OrderedDict()
@@ -83,7 +83,7 @@ class ShardSet:
 
     def _read_run(self, number: int, items: np.ndarray, about: np.ndarray, *, retry: bool = True) -> list[memoryview]:
         start = int(about["offset"][0])
-        data = memoryview(bytearray(int(about["size"].sum())))
+        data = memoryview(np.empty(int(about["size"].sum()), dtype=np.uint8))
         file, cached = self._file(number)
         got = 0
         while got < len(data):
@@ -122,16 +122,17 @@ class ShardSet:
         holds it, and is closed when nobody does.
         """
         with self._lock:
-            file = self._open.get(number)
-            if file is not None:
+            found = self._open.get(number)
+            if found is not None:
                 self._open.move_to_end(number)
-        if file is None:
+        if found is None:
             file = self._opened(number)
+            found = file, self.cache.folder in Path(file.name).parents
             with self._lock:
-                self._open[number] = file
+                self._open[number] = found
                 if len(self._open) > self._most:
                     self._open.popitem(last=False)
-        return file, self.cache.folder in Path(file.name).parents
+        return found
 
     def _close(self, number: int) -> None:
         with self._lock:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import tarfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +38,26 @@ def items_of(path: Path, pieces: list[tuple[int, int]]) -> np.ndarray:
 def members_of(data: memoryview) -> dict[str, memoryview]:
     """The members of a record that is one item: ending of the name -> content.
 
-    Raises:
-        tarfile.TarError: it is no part of a tar file.
+    Only names and sizes are looked at: the check sum of the item told that the headers are those that were written.
     """
     found: dict[str, memoryview] = {}
     place = 0
     while place < len(data):
-        about = tarfile.TarInfo.frombuf(bytes(data[place : place + BLOCK]), "ascii", "strict")
-        found[about.name.partition(".")[2]] = data[place + BLOCK : place + BLOCK + about.size]
-        place += BLOCK - (-about.size // BLOCK) * BLOCK
+        header = bytes(data[place : place + BLOCK])
+        name, size = header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
+        found[name.partition(".")[2]] = data[place + BLOCK : place + BLOCK + size]
+        place += BLOCK - (-size // BLOCK) * BLOCK
     return found
+
+
+def array_of(member: memoryview) -> np.ndarray:
+    """The array in an ``.npy`` member, without a copy."""
+    length = 10 + int.from_bytes(member[8:10], "little")
+    shape, fortran, dtype = _npy_header(bytes(member[:length]))
+    return np.frombuffer(member, dtype, offset=length).reshape(shape, order="F" if fortran else "C")
+
+
+@lru_cache(maxsize=8192)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Of version 1; arrays of one shape share it, and parsing costs more than reading a short array."""
+    return np.lib.format.read_array_header_1_0(io.BytesIO(header[8:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 from domains.speech.data.prepared import FORMAT, KIND, PreparedReader, Utterance, Utterances
 from flowkit.errors import UserError
 from flowkit.shards.opening import Opened, ShardOptions, open_shards
-from flowkit.shards.tar import members_of
+from flowkit.shards.tar import array_of, members_of
 
 
 class ShardedUtterances(Utterances):
@@ -75,7 +74,7 @@ class PackedShards:
         found = []
         for data in self.shards.read(rows):
             members = members_of(data)
-            mel, tokens = (np.load(io.BytesIO(members[name])) for name in ("mel.npy", "tokens.npy"))
+            mel, tokens = (array_of(members[name]) for name in ("mel.npy", "tokens.npy"))
             found.append(Utterance(mel, tokens, json.loads(bytes(members["json"]))))
         return found
 
