@@ -1,0 +1,281 @@
+"""Gossip as the topology of whole trainings, in one process and over gloo."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_training
+from safetensors.torch import load_file
+from torch import nn
+from toy_training import ToyData, ToyTask, records, train
+
+from flowkit.errors import UserError
+from flowkit.random import Rows, mix_seed
+from flowkit.tasks import Phase
+from flowkit.train.decentralised.communicator import InProcess
+from flowkit.train.decentralised.dsgd import DecentralisedSGD
+from flowkit.train.decentralised.graph import Graph
+from flowkit.train.decentralised.own_data import OwnOrder
+from flowkit.train.decentralised.schedule import DecayingWeights
+from flowkit.train.decentralised.topology import Gossip
+from flowkit.train.loader import Order, Taken
+
+GOSSIP = {"dropout": 0.3, "lengths": True, "trainer": {"batch": 2, "accumulate": 2, "bucket": 8, "steps": 12}}
+RING = GOSSIP | {"gossip": {"graph": "ring", "agents": 4, "noise": 0.01, "every": 2}}
+OPEN = GOSSIP | {"gossip": {"graph": "ring", "noise": 0.01, "every": 2}, "world": 4}
+COMPLETE = {"gossip": {"graph": "complete", "agents": 3, "split": "shared"}, "trainer": {"batch": 3, "steps": 6}}
+#: run -> its jobs one after the other, and the exit status that each must have.
+JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
+    "one": [(RING, 0)],
+    "killed": [(RING | {"kill_at": 7}, -9), (RING | {"resume": "last"}, 0)],
+    "four": [(OPEN, [0] * 4)],
+    "four killed": [(OPEN | {"kill_at": 9}, [-9] * 4), (OPEN | {"resume": "last"}, [0] * 4)],
+    "moved": [(RING | {"kill_at": 7}, -9), (OPEN | {"resume": "last"}, [0] * 4)],
+    "complete": [(COMPLETE, 0)],
+    "complete, three": [(COMPLETE | {"world": 3}, [0] * 3)],
+    "odd": [(COMPLETE | {"world": 2}, [2, 2])],
+}
+
+
+@dataclass
+class Performed:
+    root: Path
+    said: str
+    statuses: dict[str, list[Any]]
+
+    def tensors(self, run: str, step: int = 12) -> dict[str, torch.Tensor]:
+        folder = self.root / run / "checkpoints" / f"{step:08d}"
+        files = [folder / "model" / "model.safetensors", *sorted((folder / "state" / "agents").glob("*.safetensors"))]
+        return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
+
+
+@pytest.fixture(scope="module")
+def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
+    """All runs, in processes of their own."""
+    root, home = tmp_path_factory.mktemp("runs"), Path(__file__).parents[2]
+    jobs = [job | {"folder": str(root / run)} for run, runs in JOBS.items() for job, _ in runs]
+    done = subprocess.run(
+        [sys.executable, toy_training.__file__, json.dumps(jobs)],
+        capture_output=True, text=True, timeout=300, cwd=home, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes = iter(json.loads(done.stdout.splitlines()[-1]))
+    return Performed(root, done.stderr, {run: [next(codes) for _ in runs] for run, runs in JOBS.items()})
+
+
+def test_every_process_ended_as_it_should(performed: Performed) -> None:
+    assert performed.statuses == {run: [status for _, status in runs] for run, runs in JOBS.items()}, performed.said
+    assert "3 agents and 2 processes" in performed.said
+
+
+@pytest.mark.parametrize(("alone", "several"), [("one", "four"), ("one", "moved"), ("complete", "complete, three")])
+def test_one_process_plays_the_agents_of_several(performed: Performed, alone: str, several: str) -> None:
+    """Weights, averages, statistics, the mean model and what is logged; dropout draws the same units."""
+    steps = 6 if "complete" in alone else 12
+    mine, theirs = performed.tensors(alone, steps), performed.tensors(several, steps)
+    assert mine.keys() == theirs.keys()
+    assert len([name for name in mine if name.startswith("0003/weights/")]) == (0 if "complete" in alone else 6)
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    for a, b in zip(records(performed.root / alone), records(performed.root / several), strict=True):
+        if several == "moved" and a["step"] == 6:
+            continue  # its mean is over values of one process and of four, which count alike
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    assert all(r["train/consensus"] > 0 for r in records(performed.root / alone) if "train/loss" in r)
+
+
+@pytest.mark.parametrize("run", ["one", "four"])
+def test_killed_agents_go_on_bit_for_bit(performed: Performed, run: str) -> None:
+    killed = {"one": "killed", "four": "four killed"}[run]
+    mine, theirs = performed.tensors(run), performed.tensors(killed)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    assert records(performed.root / run) == records(performed.root / killed)
+
+
+class Seen(ToyData):
+    """Notes which training samples are asked for."""
+
+    def split(self, name: str) -> toy_training.ToySamples:
+        samples = super().split(name)
+        if name == "train":
+            batch = samples.batch
+            self.seen: list[list[int]] = []
+            samples.batch = lambda rows: (self.seen.append(list(rows)), batch(rows))[1]  # pyright: ignore[reportAttributeAccessIssue]
+        return samples
+
+
+@pytest.mark.parametrize("graph", ["ring", "complete"])
+def test_the_trainer_makes_the_steps_of_the_library(tmp_path: Path, graph: str) -> None:
+    data, count, steps = Seen(), 4, 5
+    torch.manual_seed(0)
+    task = ToyTask()
+    agents = [copy.deepcopy(task) for _ in range(count)]
+    topology = Gossip(graph=graph, agents=count, step=0.2, step_decay=0.7, mix_decay=0.2)  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = {"schedule": "constant", "warmup": 0, "clip": 0.0, "prefetch": 0, "evaluate_every": 0}
+    train(tmp_path, task, data, topology=topology, batch=3, steps=steps, ema=0.0, log_every=1, **options)
+    dsgd = DecentralisedSGD.of_modules(
+        agents, communicator=InProcess(Graph.named(graph, count)),
+        schedule=DecayingWeights(step=0.2, step_decay=0.7, mix_decay=0.2),
+    )  # fmt: skip
+    samples = ToyData().split("train")
+    for agent in agents:
+        agent.adapt(data)
+    for step in range(steps):
+        for n, agent in enumerate(agents):
+            raw = samples.batch(data.seen[step * count + n])
+            agent(raw, generator=Rows(mix_seed(5, step), 3 * n, 3 * count)).total.backward()
+        dsgd.step()
+        dsgd.zero_grad()
+    consensus = [line["train/consensus"] for line in records(tmp_path)]
+    assert consensus[-1] == pytest.approx(dsgd.disagreement(), rel=1e-4)
+    with dsgd.averaged():
+        for mine, theirs in zip(task.parameters(), agents[0].parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_of_the_averages_is_the_average_of_the_mean(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task, count, decay = ToyTask(), 3, 0.8
+    weights = list(task.parameters())
+    held: list[list[torch.Tensor]] = []
+    average = [w.detach().clone() for w in weights]
+    task.objective.after.append(lambda step: held.append([w.detach().clone() for w in weights]))
+    train(tmp_path, task, topology=Gossip(agents=count, step=0.3), batch=3, ema=decay, evaluate_every=0)
+    assert len(held) == count * 24
+    for step in range(24):
+        share = 1 - min(decay, (1 + step) / (10 + step))
+        group = held[step * count : (step + 1) * count]
+        means = [torch.stack(tensors).mean(0) for tensors in zip(*group, strict=True)]
+        average = [a + share * (mean - a) for a, mean in zip(average, means, strict=True)]
+    for mine, theirs in zip(weights, average, strict=True):
+        torch.testing.assert_close(mine.detach(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_spread_of_the_agents_is_judged_beside_their_mean(tmp_path: Path) -> None:
+    topology = Gossip(agents=3, step=0.5, step_decay=0.0, mix=1e-3, split="blocks")
+    summary = train(tmp_path, topology=topology, batch=3, best="eval/agents_worst_loss")
+    found = summary["metrics"]
+    assert found["eval/agents_best_loss"] < found["eval/agents_worst_loss"]
+    assert found["eval/agents_worst_loss"] > found["eval/loss"], "agents that hardly mix know less than their mean"
+    assert summary["topology"] == {"agents": 3, "graph": "ring", "split": "blocks"}
+    assert summary["best"]["eval/agents_worst_loss"] <= found["eval/agents_worst_loss"]
+
+
+class Turning(toy_training.ToyObjective):
+    """The last layer learns in every other step, after the first one."""
+
+    def phases(self) -> list[Phase]:
+        first, last = "networks.by_name.main.layers.0.", "networks.by_name.main.layers.3."
+        return [Phase("first", (first,), lr=0.02), Phase("last", (last,), every=2)]
+
+
+def test_phases_take_turns_for_each_agent(tmp_path: Path) -> None:
+    """With equal agents (an overfitted batch of equal samples) several do what one does."""
+    ends = []
+    for count in (2, 3):
+        torch.manual_seed(0)
+        task = ToyTask()
+        task.objective.__class__ = Turning
+        data = ToyData()
+        samples = data.split("train")
+        samples.x[:] = samples.x[0]
+        data.split = lambda name, samples=samples: samples  # pyright: ignore[reportAttributeAccessIssue]
+        topology = Gossip(agents=count, step=0.1, graph="complete")
+        before = [w.detach().clone() for w in task.parameters()]
+        train(tmp_path / str(count), task, data, topology=topology, batch=60 // count, steps=7, ema=0.0, clip=0.0,
+              evaluate_every=0, log_every=1)  # fmt: skip
+        ends.append([w.detach().clone() for w in task.parameters()])
+        lines = records(tmp_path / str(count))
+        assert ["train/last/lr" in line for line in lines]
+        assert lines[0]["train/first/lr"] == pytest.approx(2 * lines[0]["train/last/lr"]), "phases keep their ratio"
+        assert all(not torch.equal(a, b) for a, b in zip(before, ends[-1], strict=True))
+        assert all(w.requires_grad for w in task.parameters())
+    # The noise of a row is that of its place in the global batch, so the mean gradients are nearly the same.
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=5e-3)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_an_agent_sees_its_own_share_once_an_epoch(blocks: bool) -> None:
+    order = OwnOrder(103, 12, seed=3, agents=4, blocks=blocks)
+    seen = torch.stack([order(epoch, index) for epoch in (0, 1) for index in range(order.batches)])
+    own = seen.reshape(2, order.batches, 4, 3)
+    shares = [set(share.tolist()) for share in order.shares]
+    assert sorted(n for share in shares for n in share) == list(range(103))
+    if blocks:
+        assert all(sorted(share) == list(range(min(share), max(share) + 1)) for share in shares)
+    for n in range(4):
+        for epoch in range(2):
+            rows = own[epoch, :, n].flatten().tolist()
+            assert len(set(rows)) == len(rows) >= len(shares[n]) - 3
+            assert set(rows) <= shares[n]
+    assert not torch.equal(own[0], own[1])
+
+
+def test_an_epoch_goes_on_with_another_batch() -> None:
+    first = OwnOrder(64, 8, seed=3, agents=4, blocks=False)
+    read = torch.cat([first(0, index) for index in range(3)]).reshape(3, 4, 2)
+    other = OwnOrder(64, 16, seed=3, begun=(0, [Taken(8, 0, 3)]), agents=4, blocks=False)
+    rest = torch.stack([other(0, index) for index in range(other.count(0))]).reshape(-1, 4, 4)
+    for n in range(4):
+        everything = [*read[:, n].flatten().tolist(), *rest[:, n].flatten().tolist()]
+        assert len(set(everything)) == len(everything)
+        assert len(everything) >= 16 - 3
+
+
+class Statistics(nn.Module):
+    over_processes = True
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    summing = ToyTask()
+    summing.add_module("statistics", Statistics())
+    train(tmp_path / "one", steps=2)
+    train(tmp_path / "three", steps=2, topology=Gossip(agents=3), batch=2)
+    for make, message in (
+        (lambda: train(tmp_path / "x", topology=Gossip()), "nobody to talk to"),
+        (lambda: train(tmp_path / "x", topology=Gossip(agents=2), graphs=True), r"trainer\.graphs does not go"),
+        (lambda: train(tmp_path / "x", topology=Gossip(agents=2), parallel="fsdp"), "whole model"),
+        (lambda: train(tmp_path / "x", summing, topology=Gossip(agents=2)), "Statistics adds up"),
+        (lambda: train(tmp_path / "x", topology=Gossip(agents=80)), "70 samples: too few for 80"),
+        (lambda: train(tmp_path / "x", topology=Gossip(agents=2, mix=1.0)), "diverges"),
+        (lambda: train(tmp_path / "three", steps=4, topology=Gossip(agents=4), resume="last"), "of 3 agents.*of 4"),
+        (lambda: train(tmp_path / "three", steps=4, resume="last"), "of 3 agents.*of one model: start 3"),
+        (lambda: train(tmp_path / "one", steps=4, topology=Gossip(agents=4), resume="last"), "leave trainer.topology"),
+        (lambda: Gossip(edges=[(0, 1)]), "edges go with graph: edges"),
+        (lambda: Gossip(graph="edges"), "edges go with graph: edges"),
+        (lambda: Gossip(every=0), "at least 1"),
+        (lambda: Gossip(step=0.0), "positive"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make()
+    assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+def test_what_all_agents_have_in_common_is_not_moved() -> None:
+    common = torch.tensor([0.1, -torch.inf, 3.0])
+    rows = [torch.cat([torch.full((2,), float(n)), common]) for n in range(3)]
+    communicator = InProcess(Graph.named("complete", 3))
+    for pull in communicator.pulls(rows, exact=3):
+        assert pull[2:].tolist() == [0.0, 0.0, 0.0]
+    mean = communicator.mean(rows, exact=3)
+    assert torch.equal(mean[2:], common)
+    assert mean[:2].tolist() == [1.0, 1.0]
+
+
+def test_shared_data_are_dealt_anew() -> None:
+    from flowkit.train.decentralised.own_data import order_of
+
+    assert order_of("shared", 4) is Order
+    assert isinstance(order_of("dealt", 4)(40, 8, 0), OwnOrder)
