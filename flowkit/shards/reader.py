@@ -83,7 +83,7 @@ class ShardSet:
 
     def _read_run(self, number: int, items: np.ndarray, about: np.ndarray, *, retry: bool = True) -> list[memoryview]:
         start = int(about["offset"][0])
-        data = memoryview(np.empty(int(about["size"].sum()), dtype=np.uint8))
+        data = memoryview(np.empty(int(about["size"].sum()), np.uint8))  # pyright: ignore[reportArgumentType]
         file, cached = self._file(number)
         got = 0
         while got < len(data):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from domains.speech import audio
 from domains.speech.data.prepared import FORMAT, SPLITS, PreparedReader
+from domains.speech.data.spool import Spool
 from domains.speech.features import MelConfig, MelSpectrogram
 from domains.speech.phonemes import SYMBOLS, PhonemeKind, SymbolTable, make_phonemizer
 from domains.speech.text import split_of
@@ -166,7 +167,8 @@ class SpeechData(PreparedReader):
         recordings = self.recordings()
         dropped: Counter[str] = Counter()
         kept: list[Recording] = []
-        mels: list[np.ndarray] = []
+        # A large set has more mels than the memory holds.
+        spool = Spool(folder / "mels.part")
         seconds: list[float] = []
         transform = MelSpectrogram(self.config)
         for recording in tqdm(recordings, desc=f"preparing {type(self).__name__}", unit="clip", mininterval=1.0):
@@ -185,7 +187,7 @@ class SpeechData(PreparedReader):
                 dropped["too long"] += 1
             else:
                 with torch.no_grad():
-                    mels.append(transform(wave.unsqueeze(0))[0].T.numpy().astype(np.float16))
+                    spool.add(transform(wave.unsqueeze(0))[0].T.numpy().astype(np.float16))
                 seconds.append(length)
                 kept.append(recording)
         spoken = self._phonemes(kept)
@@ -208,9 +210,11 @@ class SpeechData(PreparedReader):
                 f"no recording of {type(self).__name__} is left: {len(recordings)} found, dropped {dict(dropped)}; "
                 f"minimum={self.minimum} and maximum={self.maximum} are seconds"
             )
-        mels, seconds, kept = [mels[i] for i in chosen], [seconds[i] for i in chosen], [kept[i] for i in chosen]
+        every = spool.arrays()
+        mels, seconds, kept = [every[i] for i in chosen], [seconds[i] for i in chosen], [kept[i] for i in chosen]
         spoken = [spoken[i] for i in chosen]
         self._write(folder, kept, mels, tokens, spoken, seconds, symbols, dropped)
+        spool.path.unlink()
 
     def _phonemes(self, recordings: Sequence[Recording]) -> list[str]:
         """Phonemes of all texts, one call per language."""
@@ -268,7 +272,13 @@ class SpeechData(PreparedReader):
             "attribution": list(self.attribution),
             "rows": rows,
         }
-        np.save(folder / "mel.npy", np.concatenate(mels))
+        shape = (sum(map(len, mels)), mels[0].shape[1])
+        packed = np.lib.format.open_memmap(folder / "mel.npy", mode="w+", dtype=np.float16, shape=shape)
+        first = 0
+        for mel in mels:
+            packed[first : first + len(mel)] = mel
+            first += len(mel)
+        packed.flush()
         np.save(folder / "tokens.npy", np.concatenate([np.asarray(numbers, dtype=np.int32) for numbers in tokens]))
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
 
