@@ -162,6 +162,7 @@ def measure(variant: str, clips: Clips, learnt: Pedestrians, args: argparse.Name
         network,
         FlowMatching(path=LinearPath(floor=1e-7)),
         size=SIZE, context=CONTEXT, codec=codec_of(variant, args), redraw="step", evaluate_clips=8,
+        horizon=args.horizon,
     )  # fmt: skip
     # The statistics of the latents are wanted before they are made.
     task.adapt(learnt)
@@ -213,6 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--i3d", default="", help="file of I3D's weights")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=0.0, help="of one training at most (0: no limit)")
+    parser.add_argument("--horizon", type=int, default=0, help="frames known to the network, of which it draws (0: all)")
     parser.add_argument("--samplers", default=",".join(SAMPLERS), help="these rows alone")
     parser.add_argument("--best", type=int, default=1000, help="steps between validations, of which the best is kept")
     parser.add_argument("--batch", type=int, default=128)
