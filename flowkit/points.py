@@ -81,7 +81,7 @@ class PointData(DataSource):
 
 class MixtureData(PointData):
     """``modes`` Gaussians of deviation ``deviation`` on a circle of radius ``radius``, with equal weights; the class is
-    the mode.
+    the mode. ``ordered``: points of a mode lie together, as many of each, one mode after the other.
     """
 
     def __init__(
@@ -90,12 +90,13 @@ class MixtureData(PointData):
         modes: int = 8,
         radius: float = 3.0,
         deviation: float = 0.3,
+        ordered: bool = False,
         size: int = 100_000,
         held_out: int = 4000,
         seed: int = 0,
     ) -> None:
         super().__init__(size=size, held_out=held_out, seed=seed)
-        self.classes, self.radius, self.deviation = modes, radius, deviation
+        self.classes, self.radius, self.deviation, self.ordered = modes, radius, deviation, ordered
 
     @property
     def centres(self) -> Float[Tensor, "modes 2"]:
@@ -106,6 +107,8 @@ class MixtureData(PointData):
     def draw(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n 2"], Int[Tensor, " n"]]:
         """See :class:`PointData`."""
         label = torch.randint(self.classes, (n,), generator=generator)
+        if self.ordered:
+            label = torch.arange(n) * self.classes // n
         return self.centres[label] + self.deviation * normal((n, 2), generator), label
 
 
