@@ -214,7 +214,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--i3d", default="", help="file of I3D's weights")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=0.0, help="of one training at most (0: no limit)")
-    parser.add_argument("--horizon", type=int, default=0, help="frames known to the network, of which it draws (0: all)")
+    parser.add_argument(
+        "--horizon", type=int, default=0, help="frames known to the network, of which it draws (0: all)"
+    )
     parser.add_argument("--samplers", default=",".join(SAMPLERS), help="these rows alone")
     parser.add_argument("--best", type=int, default=1000, help="steps between validations, of which the best is kept")
     parser.add_argument("--batch", type=int, default=128)
