@@ -119,12 +119,13 @@ class Order:
             torch.rand(len(order), generator=self._generator(epoch, rounds, 2, *later), dtype=torch.float64) - 0.5
         )
         keys = bins[order] * blur
-        pools = zip(order.split(_POOL * batch), keys.split(_POOL * batch), strict=True)
-        pooled = torch.cat([pool[torch.argsort(key, stable=True)] for pool, key in pools])
+        pool = batch * (_POOL if self.near is None else min(max(int(self.near.reach // batch), 1), _POOL))
+        pools = zip(order.split(pool), keys.split(pool), strict=True)
+        pooled = torch.cat([part[torch.argsort(key, stable=True)] for part, key in pools])
         generator = self._generator(epoch, rounds, 1, *later)
         shuffled = torch.randperm(batches, generator=generator)
         if self.near is not None:
-            shuffled = self.near.batches(batches, generator)
+            shuffled = self.near.batches(batches, batch, generator)
         return pooled.reshape(batches, batch)[shuffled]
 
 

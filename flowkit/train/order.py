@@ -24,6 +24,11 @@ class Nearby:
         self._groups = torch.from_numpy(places.reshape(-1))
 
     @property
+    def reach(self) -> float:
+        """How many samples a quarter of the window holds: so far may sorting by length, and shuffling batches, move."""
+        return len(self._groups) * self.window / (4 * self.count)
+
+    @property
     def matters(self) -> bool:
         """Whether there are more groups than are mixed; else every permutation is near enough."""
         return 0 < self.window < self.count
@@ -34,7 +39,7 @@ class Nearby:
         delay = torch.rand(len(place), generator=generator, dtype=torch.float64)
         return torch.argsort(place + self.window * delay, stable=True)
 
-    def batches(self, count: int, generator: torch.Generator) -> Tensor:
-        """A permutation (count,) of batches that lie in the order of the samples, each moved by half a window."""
+    def batches(self, count: int, batch: int, generator: torch.Generator) -> Tensor:
+        """A permutation (count,) of batches of ``batch`` samples that lie in the order of the samples."""
         delay = torch.rand(count, generator=generator, dtype=torch.float64)
-        return torch.argsort(torch.arange(count) + delay * (count * self.window / (2 * self.count)), stable=True)
+        return torch.argsort(torch.arange(count) + delay * (self.reach / batch), stable=True)
