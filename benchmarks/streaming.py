@@ -9,7 +9,9 @@ which clips of 16 frames are cut. Each is read by the trainer's own loader (batc
 - ``mapped``: the prepared folder, memory-mapped (what training without shards does);
 - ``files``: a file for each utterance or video, opened as it is needed;
 - ``shards``: tar files with an index, ``window`` of them mixed; ``shards, fetched``: the same from an address (a pipe)
-  through an empty cache that holds a part of them.
+  through an empty cache that holds a part of them (where webdataset is installed).
+
+``--train STEPS`` trains the full Matcha recipe on the mapped folder and on the shards, twice each, in turn and back.
 
 A case is a process of its own, pinned to one thread, after the set's files were dropped from the page cache (``cold``)
 or read once (``warm``). Memory is the most that the process held of its own (RssAnon, which leaves out mapped files)
@@ -29,6 +31,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--domains", nargs="+", choices=("speech", "video"), default=["speech", "video"])
     parser.add_argument("--seconds", type=float, default=5.0, help="of reading, each case")
+    parser.add_argument("--train", type=int, default=0, metavar="STEPS", help="train the Matcha recipe on both as well")
+    parser.add_argument("--batch", type=int, default=BATCH, help="of that training")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of that training")
     parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)  # domain, size, case, cold or warm
     args = parser.parse_args(arguments)
     if args.case:
@@ -59,11 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(args.folder, domain, int(size), case, cold=state == "cold", seconds=args.seconds)))
         return 0
     rows: list[dict[str, Any]] = []
+    for case in ("mapped", "shards", "shards", "mapped") if args.train else ():
+        rows.append(train(args, case))
+        atomic.write_json(args.out, {"machine": machine(), "rows": rows})
     for domain in args.domains:
         for size in args.sizes:
             make(args.folder, domain, size)
+            cases = CASES if find_spec("webdataset") else CASES[:-1]
             for state in ("cold", "warm"):
-                for case in CASES:
+                for case in cases:
                     rows.append(run(args, domain, size, case, state))
                     atomic.write_json(args.out, {"machine": machine(), "rows": rows})
     print(table(rows))
@@ -85,6 +95,44 @@ def run(args: argparse.Namespace, domain: str, size: int, case: str, state: str)
     if done.returncode:
         raise SystemExit(f"{domain} {size} {case}: {done.stderr.strip()[-2000:]}")
     row = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def train(args: argparse.Namespace, case: str) -> dict[str, Any]:
+    """The full Matcha recipe on a source: samples per second of the second half of its steps."""
+    size = max(args.sizes)
+    make(args.folder, "speech", size)
+    home = args.folder / f"speech-{size}"
+    out = args.folder / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    data = {
+        "mapped": ["--data.class_path", "Prepared", "--data.path", str(home / "prepared")],
+        "shards": ["--data.class_path", "SpeechShards", "--data.places", f"[{home / 'shards'}]"],
+    }[case]
+    trainer = {
+        "steps": args.train, "batch": args.batch, "log_every": max(args.train // 10, 1), "evaluate_every": 0,
+        "sample_every": 0, "checkpoint_every": 0, "tensorboard": "false", "progress": "false", "best": "train/loss",
+    }  # fmt: skip
+    if args.device != "cpu":
+        trainer |= {"precision": "bf16", "graphs": "true"}
+    else:
+        trainer |= {"precision": "fp32"}
+    overrides = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
+    command = [sys.executable, "-m", "flowkit.cli.main", "train", "speech/matcha-ljspeech", "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--device", args.device, *overrides, *data], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"training on {case}: {done.stderr.strip()[-2000:]}")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "time/samples_per_s" in line]
+    late = told[len(told) // 2 :]
+    row = {
+        "domain": "training", "case": case, "steps": args.train, "batch": args.batch, "device": args.device,
+        "samples_per_s": round(float(np.median([line["time/samples_per_s"] for line in late])), 1),
+        "data_ms": round(1000 * float(np.median([line["time/data_s"] for line in late])), 3),
+    }  # fmt: skip
     print(json.dumps(row), flush=True)
     return row
 
@@ -306,9 +354,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """All cases as a Markdown table."""
     text = ["| set | MiB | shards | read from | samples/s cold | warm | longest wait s, cold | own memory MiB |"]
     text.append("|---|---|---|---|---|---|---|---|")
-    for warm in (row for row in rows if row["pages"] == "warm"):
+    for warm in (row for row in rows if row.get("pages") == "warm"):
         same = ("domain", "samples", "case")
-        cold = next(r for r in rows if r["pages"] == "cold" and all(r[key] == warm[key] for key in same))
+        cold = next(r for r in rows if r.get("pages") == "cold" and all(r[key] == warm[key] for key in same))
         text.append(
             f"| {warm['domain']}, {warm['samples']:,} samples | {warm['set_mib']:,.0f} | {warm['shards']} "
             f"| {warm['case']} "
