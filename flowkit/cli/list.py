@@ -35,6 +35,7 @@ KINDS = {
     "guidance": ("flowkit.fields.guidance", "Guidance", "guidance of sampling"),
     "solvers": ("flowkit.solvers.solver", "Solver", "the method of one step"),
     "controllers": ("flowkit.solvers.solver", "Controller", "who chooses step sizes"),
+    "topologies": ("flowkit.train.decentralised.topology", "Topology", "who learns from whom in training"),
 }
 NAMED = {"recipes": "recipes by name", "pretrained": "models that ship with plugins", "plugins": "installed plugins"}
 

@@ -140,7 +140,7 @@ class Team:
         self.others = sorted(kept - named.keys())
         if self.count > len(self.agents):
             for tensor in self._tensors().values():
-                torch.distributed.broadcast(tensor, 0)
+                torch.distributed.broadcast(tensor.data, 0)
         for place, agent in enumerate(self.agents):
             random_state.seed_process(seed, agent.number)
             agent.random = random_state.capture(self.accelerator.device)

@@ -41,10 +41,10 @@ class OneModel(Topology):
 
 @dataclass(frozen=True, kw_only=True)
 class Gossip(Topology):
-    """Agents without a server: each trains a model of its own on data of its own, and is pulled towards those of its
-    neighbours (Swenson et al. 2020, arXiv 2003.02818):
+    """Agents without a server: each trains a model of its own on data of its own and is pulled towards its neighbours.
 
-    x_n <- x_n + b_k sum over neighbours m of (x_m - x_n) - a_k g_n(x_n), all from the old iterates.
+    x_n <- x_n + b_k sum over neighbours m of (x_m - x_n) - a_k g_n(x_n), all from the old iterates (Swenson et al.
+    2020, arXiv 2003.02818).
 
     Under ``torchrun`` each process is an agent, and gradients are not averaged; one process plays ``agents`` of them in
     turn, with the same numbers. ``trainer.batch`` is that of one agent. The averaged weights (``trainer.ema``) are each
