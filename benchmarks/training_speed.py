@@ -3,11 +3,12 @@
     python benchmarks/training_speed.py --out speed.json [--recipes matcha adaflow river] [--device cpu|cuda]
         [--modes bf16 bf16+graphs ...] [--data PREPARED] [--batches N] [--rounds N] [--profile bf16 ...]
 
-A mode is a precision (fp32 without TF32, tf32, bf16) with ``+graphs`` and ``+compile`` as wanted. A case is the
-training of one process: its loop runs ``rounds`` times over the recipe's first ``batches`` batches, which the loader reads again each
-time; two rounds more warm up (shapes are captured and compiled there). Samples per second are those of the loop by the
-clock, the GPU waited for at both ends; the parts of a step add up to it (benchmarks/training/parts.py). ``--profile``
-writes the ten costliest operators of those modes beside FILE.
+A mode is a precision (fp32 without TF32, tf32, bf16) with ``+graphs``, ``+compile`` and ``+former`` (the layers before
+they were mended) as wanted. A case is the training of one process: its loop runs ``rounds`` times over the recipe's
+first ``batches`` batches, which the loader reads again each time; two rounds more warm up (shapes are captured and
+compiled there). Samples per second are those of the loop by the clock, the GPU waited for at both ends; the parts of a
+step add up to it (benchmarks/training/parts.py). ``--profile`` writes the ten costliest operators of those modes beside
+FILE.
 
 Matcha reads generated utterances as long as LJSpeech's, or a prepared folder (``--data``); AdaFlow generated recordings
 of PushT's shapes; RIVER its own sprites. ``--before TREE`` measures another checkout in turn with this one, mode by
@@ -188,6 +189,8 @@ def build(
     from flowkit.train.trainer import Trainer
 
     precision, *switches = mode.split("+")
+    if "former" in switches:
+        formerly()
     on_cpu = device == "cpu"
     settings = {
         "steps": "1000000", "device": "cpu" if on_cpu else "auto", "progress": "false", "tensorboard": "false",
@@ -216,6 +219,17 @@ def build(
     )  # fmt: skip
     run.begin()
     return run
+
+
+def formerly() -> None:
+    """The layers as they were before what this benchmark found: torch's convolution of chunks and its dropout."""
+    from domains.policy.models.layers import Convolution
+    from domains.video.models import transformer
+    from flowkit.nn import dropout
+
+    transformer.dropout = torch.nn.functional.dropout
+    Convolution.forward = torch.nn.Conv1d.forward
+    dropout.Dropout.forward = torch.nn.Dropout.forward
 
 
 # What computes

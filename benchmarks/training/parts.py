@@ -37,7 +37,7 @@ class Marks:
             run.turns.model.register_forward_hook(lambda *_: self.mark("forward"))
             self._after(run.accelerator, "backward", "backward")
         else:
-            replay, mark = run.turns.graphs.__call__, self.mark
+            replay = run.turns.graphs.__call__
 
             class Marked(type(run.turns.graphs)):
                 def __call__(inner, *args: Any, **kwargs: Any) -> Any:

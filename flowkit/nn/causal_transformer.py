@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from flowkit.cond import Cond
 from flowkit.errors import UserError
+from flowkit.nn.dropout import Dropout
 from flowkit.nn.network import NetworkSpec
 from flowkit.nn.sequence import SequenceNetwork
 
@@ -232,7 +233,7 @@ class _Block(nn.Module):
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.perceptron = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, h: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None

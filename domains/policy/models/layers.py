@@ -6,6 +6,7 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -37,6 +38,27 @@ class Sinusoids(nn.Module):
         """The code of ``t``, computed in float32 at least."""
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         return torch.addcmul(self.shift, t[:, None], self.frequencies).sin_()
+
+
+class Convolution(nn.Conv1d):
+    """A convolution of odd ``kernel`` over the steps of a chunk, zero-padded to the same length, as one matrix product.
+
+    Chunks are short (4 to 16 steps) and their channels many, where convolution kernels waste most of their work.
+    Weights are those of :class:`torch.nn.Conv1d`.
+    """
+
+    def __init__(self, channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(channels, out_channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b d t"]:
+        """Convolve."""
+        if torch.compiler.is_exporting():
+            return super().forward(x)  # the plain operator, which every runtime knows
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # before each step is copied ``kernel`` times
+        half = self.kernel_size[0] // 2
+        around = F.pad(x, (half, half)).unfold(2, self.kernel_size[0], 1).transpose(1, 2).flatten(2)
+        return F.linear(around, self.weight.flatten(1), self.bias).transpose(1, 2)
 
 
 def perceptron(read: int, width: int, depth: int, out: int) -> nn.Sequential:

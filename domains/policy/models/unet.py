@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from domains.policy.models.layers import Sinusoids, perceptron
+from domains.policy.models.layers import Convolution, Sinusoids, perceptron
 from domains.policy.models.specs import ChunkSpec
 from flowkit.cond import Cond
 from flowkit.errors import UserError
@@ -24,7 +24,7 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv1d(channels, out, kernel, padding=kernel // 2)
+        self.convolution = Convolution(channels, out, kernel)
         self.norm = nn.GroupNorm(groups, out)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from domains.speech.models.layers import (
     sinusoidal,
 )
 from flowkit.cond import Cond
+from flowkit.nn.dropout import Dropout
 from flowkit.nn.network import Head, Network, NetworkSpec
 
 
@@ -90,7 +91,7 @@ class _Transformer(nn.Module):
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attention = Attention(channels, heads, head_width, bias=False)
         self.widen, self.narrow = SnakeBeta(channels, 4 * channels), nn.Linear(4 * channels, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, level: _Level) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), level.seen))

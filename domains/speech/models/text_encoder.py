@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from domains.speech.models.layers import Attention, Convolution, FrameMask, masked, rotary_angles
+from flowkit.nn.dropout import Dropout
 
 _EPS = 1e-4
 
@@ -62,7 +63,7 @@ class DurationPredictor(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList([Convolution(channels, width), Convolution(width, width)])
         self.norms = nn.ModuleList([nn.LayerNorm(width, eps=_EPS), nn.LayerNorm(width, eps=_EPS)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.to_log_duration = nn.Linear(width, 1)
 
     def forward(self, x: Float[Tensor, "b n c"], mask: FrameMask) -> Float[Tensor, "b n"]:
@@ -79,7 +80,7 @@ class _Prenet(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList([Convolution(width, width, 5) for _ in range(layers)])
         self.norms = nn.ModuleList([nn.LayerNorm(width, eps=_EPS) for _ in range(layers)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.projection = nn.Linear(width, width)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
@@ -104,7 +105,7 @@ class _Layer(nn.Module):
         self.widen = Convolution(width, sizes.filter_width, sizes.kernel)
         self.narrow = Convolution(sizes.filter_width, width, sizes.kernel)
         self.feed_forward_norm = nn.LayerNorm(width, eps=_EPS)
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
 
     def forward(self, x: Tensor, mask: FrameMask, real: Tensor | None, angles: tuple[Tensor, Tensor]) -> Tensor:
         x = self.attention_norm(x + self.dropout(self.attention(x, real, angles)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from domains.video.models.specs import FrameSpec
 from flowkit.cond import Cond
 from flowkit.errors import UserError
+from flowkit.nn.dropout import Dropout, dropout
 from flowkit.nn.network import Network
 
 
@@ -31,16 +32,16 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(4 * width, width),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
         """The tokens after attention and perceptron."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        x = x + F.dropout(self.out(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        x = x + dropout(self.out(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return x + self.mlp(self.norm2(x))
 
 
