@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[1500, 6000], metavar="N", help="utterances, clips' starts"
     )
-    parser.add_argument("--domains", nargs="+", choices=("speech", "video"), default=["speech", "video"])
+    parser.add_argument("--domains", nargs="*", choices=("speech", "video"), default=["speech", "video"])
     parser.add_argument("--seconds", type=float, default=5.0, help="of reading, each case")
     parser.add_argument("--train", type=int, default=0, metavar="STEPS", help="train the Matcha recipe on both as well")
     parser.add_argument("--batch", type=int, default=BATCH, help="of that training")
