@@ -11,26 +11,23 @@ step add up to it (benchmarks/training/parts.py). ``--profile`` writes the ten c
 FILE.
 
 Matcha reads generated utterances as long as LJSpeech's, or a prepared folder (``--data``); AdaFlow generated recordings
-of PushT's shapes; RIVER its own sprites. ``--before TREE`` measures another checkout in turn with this one, mode by
-mode, and gives the ratios.
+of PushT's shapes; RIVER its own sprites. ``RECIPE:MODE`` is a mode of one recipe.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 if not __package__:  # started as a script: the root of the repository holds the modules
-    # Behind PYTHONPATH, which may name another tree of the library.
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
@@ -62,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="prepared speech for Matcha")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=0, help="begin no case after so many minutes, 0 for no limit")
-    parser.add_argument("--before", type=Path, metavar="TREE", help="another checkout to compare with")
+    parser.add_argument("--here", action="store_true", help="all cases in one process: quicker, less apart")
     parser.add_argument("--case", nargs=2, metavar=("RECIPE", "MODE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -77,10 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if 0 < 60 * args.minutes < time.monotonic() - began:
                 print(f"no time left for {recipe} {mode}", flush=True)
                 continue
-            row = asked(recipe, mode, args, None)
-            if row and args.before is not None and (other := asked(recipe, mode, args, args.before)):
-                row["before"] = other
-                row["ratio"] = row["samples_per_s"] / other["samples_per_s"]
+            if mode.partition(":")[0] in RECIPES and not mode.startswith(f"{recipe}:"):
+                continue
+            row = here(recipe, mode, args) if args.here else asked(recipe, mode, args)
             if row:
                 rows.append(row)
                 atomic.write_json(args.out, {"machine": machine(args), "rows": rows})
@@ -95,19 +91,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def asked(recipe: str, mode: str, args: argparse.Namespace, tree: Path | None) -> dict[str, Any] | None:
-    """One case in a process of its own, which a failing case cannot take along; ``tree`` holds the library it uses."""
+def here(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any] | None:
+    """One case in this process, which saves its start."""
+    import gc
+
+    try:
+        return case(recipe, mode, args)
+    except Exception as error:  # the other cases shall be measured
+        print(f"{recipe} {mode}: failed: {type(error).__name__}: {error}", flush=True)
+        return None
+    finally:
+        gc.collect()
+        if args.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def asked(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any] | None:
+    """One case in a process of its own, which a failing case cannot take along."""
     with tempfile.TemporaryDirectory(prefix="training-speed-") as folder:
         out = Path(folder) / "case.json"
         command = [sys.executable, __file__, "--out", str(out), "--device", args.device, "--case", recipe, mode]
         for name in ("batch", "batches", "rounds", "threads"):
             command += [f"--{name}", str(getattr(args, name))]
         command += ["--data", str(args.data)] if args.data else []
-        command += ["--profile", *args.profile] if args.profile and tree is None else []
-        environment = dict(os.environ)
-        if tree is not None:
-            environment["PYTHONPATH"] = os.pathsep.join([str(tree), environment.get("PYTHONPATH", "")])
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        command += ["--profile", *args.profile] if args.profile else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             print(f"{recipe} {mode}: failed: {''.join(last)}", flush=True)
@@ -121,6 +129,10 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
     from flowkit.train.loop import Loop
     from flowkit.train.signals import StopSignals
 
+    mode = mode.rpartition(":")[2]
+    restore = formerly() if "former" in mode.split("+") else lambda: None
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     batches, rounds = (args.batches or SIZES[args.device][0]), (args.rounds or SIZES[args.device][1])
     with tempfile.TemporaryDirectory(prefix="training-speed-run-") as folder:
         run = build(recipe, mode, Path(folder), device=args.device, batch=args.batch, data=args.data)
@@ -150,6 +162,8 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
             seconds = time.perf_counter() - wall[0]
             parts = marks.milliseconds()
             found, busy = ([], 0.0) if mode not in args.profile else profiled(loop, run, batches, args.device)
+        restore()
+        run.metrics.close()
         total = sum(parts.values())
         return {
             "recipe": recipe, "mode": mode, "device": args.device, "batch": run.loader.total,
@@ -189,8 +203,6 @@ def build(
     from flowkit.train.trainer import Trainer
 
     precision, *switches = mode.split("+")
-    if "former" in switches:
-        formerly()
     on_cpu = device == "cpu"
     settings = {
         "steps": "1000000", "device": "cpu" if on_cpu else "auto", "progress": "false", "tensorboard": "false",
@@ -205,7 +217,7 @@ def build(
     source: Any = None
     if recipe == "matcha":
         names.remove("data")
-        source = Prepared(str(data or utterances(folder / "speech", 64 if on_cpu else 1024)))
+        source = Prepared(str(data or utterances(folder / "speech", 64 if on_cpu else 384)))
     elif recipe == "adaflow":
         changes += [("data.file", str(pushes(folder / "pusht.npz"))), ("task.rollout_episodes", "0")]
     elif recipe == "adaflow-small":
@@ -221,15 +233,27 @@ def build(
     return run
 
 
-def formerly() -> None:
-    """The layers as they were before what this benchmark found: torch's convolution of chunks and its dropout."""
+def formerly() -> Callable[[], None]:
+    """Use the layers as they were before what this benchmark found, torch's convolution of chunks and its dropout;
+    returns what undoes it."""
     from domains.policy.models.layers import Convolution
     from domains.video.models import transformer
     from flowkit.nn import dropout
 
-    transformer.dropout = torch.nn.functional.dropout
-    Convolution.forward = torch.nn.Conv1d.forward
-    dropout.Dropout.forward = torch.nn.Dropout.forward
+    places: tuple[tuple[Any, str, Any], ...] = (
+        (transformer, "dropout", torch.nn.functional.dropout),
+        (Convolution, "forward", torch.nn.Conv1d.forward),
+        (dropout.Dropout, "forward", torch.nn.Dropout.forward),
+    )
+    now = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    for owner, name, former in places:
+        setattr(owner, name, former)
+
+    def restore() -> None:
+        for owner, name, ours in now:
+            setattr(owner, name, ours)
+
+    return restore
 
 
 # What computes
