@@ -10,7 +10,7 @@ peak memory of a few uncaptured steps at the recipe's batch, above what lay ther
     python benchmarks/finetuning.py speech --data PREPARED --seconds 20 --seeds 0 1 --out speech.json --keep mels
     python benchmarks/finetuning.py policy --environment FlowKit/MetaWorld-door-open-v0 --device cpu --out policy.json
     python benchmarks/finetuning.py video --data push64.npz --seconds 20 --out video.json
-    python benchmarks/finetuning.py take-few --data PREPARED --count 200 --out FOLDER   # a smaller folder of speech
+    python benchmarks/finetuning.py take-few --data PREPARED --count 200 --out FOLDER  # 200 recordings to train on
     python benchmarks/finetuning.py merge --files a.json b.json --out all.json
 """
 
@@ -87,11 +87,12 @@ class Bench:
     def _changes(self, seconds: float, steps: int, *, memory: bool = False) -> list[Override]:
         quiet = ("evaluate_every", "sample_every", "checkpoint_every")
         changes: list[Override] = [
-            ("data", json.dumps(self.case.data())), *((f"trainer.{key}", "0") for key in quiet),
+            ("data", json.dumps(self.case.data(light=memory))), *((f"trainer.{key}", "0") for key in quiet),
             ("trainer.progress", "false"), ("trainer.tensorboard", "false"),
             ("trainer.log_every", "6" if memory else "200"),
             ("trainer.device", "auto" if self.cuda else "cpu"),
             ("trainer.precision", "bf16" if self.cuda else "fp32"), *self.case.overrides(),
+            *self.arguments.set,
         ]  # fmt: skip
         if memory or not self.cuda:
             changes.append(("trainer.graphs", "false"))
@@ -222,6 +223,11 @@ def _spread(values: list[float]) -> str:
     return f"{mean:.4g}" if len(values) == 1 else f"{mean:.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
+def _override(text: str) -> Override:
+    path, _, value = text.partition("=")
+    return path, value
+
+
 def main() -> None:
     """See the head of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -240,6 +246,7 @@ def main() -> None:
     parser.add_argument("--warm", action="store_true", help="a few steps before the first row")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of the speech made (log-mels)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--set", nargs="*", type=_override, default=[], metavar="PATH=VALUE", help="of the recipe")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU")
     parser.add_argument("--files", nargs="+", type=Path, default=[], metavar="JSON", help="to merge")
     arguments = parser.parse_args()

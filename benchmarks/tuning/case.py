@@ -26,8 +26,8 @@ class Case(ABC):
     seed: int = 0
 
     @abstractmethod
-    def data(self) -> Mapping[str, Any]:
-        """The recipe's ``data``: a class with its arguments."""
+    def data(self, *, light: bool = False) -> Mapping[str, Any]:
+        """The recipe's ``data``: a class with its arguments; ``light``: little of it, and nothing kept on the GPU."""
 
     @abstractmethod
     def judge(self, model: str, keep: Path | None) -> dict[str, float]:

@@ -23,7 +23,7 @@ class PolicyCase(Case):
         self.base, self.device, self.limit = base, device, limit
         self.environment, self.demonstrations = environment, demonstrations
 
-    def data(self) -> Mapping[str, Any]:
+    def data(self, *, light: bool = False) -> Mapping[str, Any]:
         return {
             "class_path": "ScriptedDemonstrations",
             "init_args": {

@@ -30,7 +30,7 @@ class SpeechCase(Case):
         self.base, self.device, self.limit = base, device, limit
         self.folder = folder.resolve()
 
-    def data(self) -> Mapping[str, Any]:
+    def data(self, *, light: bool = False) -> Mapping[str, Any]:
         return {"class_path": "domains.speech.data.prepared.Prepared", "init_args": {"path": str(self.folder)}}
 
     @cached_property
@@ -107,14 +107,14 @@ def cepstral_distance(made: Tensor, real: Tensor) -> float:
 
 
 def take_few(source: Path, target: Path, count: int) -> None:
-    """Copy a prepared folder with the first ``count`` utterances of its training split alone, and all that is held out."""
+    """Copy a prepared folder: the first ``count`` utterances of its training split, and its test split."""
     from domains.speech.data.prepared import Packed
     from flowkit import atomic
 
     packed = Packed(source)
     rows = packed.manifest["rows"]
     training = [i for i, split in enumerate(rows["split"]) if split == 0][:count]
-    chosen = sorted({*training, *(i for i, split in enumerate(rows["split"]) if split)})
+    chosen = sorted({*training, *(i for i, split in enumerate(rows["split"]) if split == 2)})
 
     def parts(array: np.ndarray, starts: np.ndarray) -> np.ndarray:
         return np.concatenate([array[starts[i] : starts[i + 1]] for i in chosen])

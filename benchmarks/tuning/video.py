@@ -26,15 +26,15 @@ class VideoCase(Case):
         self.base, self.device, self.limit = base, device, limit
         self.file, self.frames, self.videos = file.resolve(), frames, videos
 
-    def data(self) -> Mapping[str, Any]:
+    def data(self, *, light: bool = False) -> Mapping[str, Any]:
         source = {
             "class_path": "ArrayClips",
             "init_args": {"file": str(self.file), "frames": self.frames, "size": 64, "validation": 0.02, "test": 0.2},
         }
         # Clips are numbered video by video: the first so many are those of the first videos.
-        kept = {"source": source, "device": "auto" if self.device != "cpu" else "cpu"}
-        if self.videos:
-            kept["clips"] = self.videos * self._starts
+        kept = {"source": source, "device": "cpu" if light or self.device == "cpu" else "auto"}
+        if self.videos or light:
+            kept["clips"] = 256 if light else self.videos * self._starts
         return {"class_path": "ResidentClips", "init_args": kept}
 
     @cached_property
