@@ -55,6 +55,10 @@ class Samples(ABC):
     #: How many samples of training earlier :meth:`expect` is told; 0: never.
     ahead: int = 0
 
+    def about(self) -> Mapping[str, Any]:
+        """What else decides the order, by name: a run that goes on tells where it changed."""
+        return {}
+
     def expect(self, indices: Sequence[int]) -> None:
         """Training will soon ask for ``indices``: what takes long can begin. May do nothing; raises nothing."""
 

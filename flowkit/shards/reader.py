@@ -61,6 +61,10 @@ class ShardSet:
         """Whether shards are fetched, so that :meth:`expect` is of use."""
         return bool(self.places.addresses)
 
+    def about(self) -> dict[str, Any]:
+        """What decides the order of training beside the number of samples."""
+        return {"shards": self.index.digest, "window": self.window}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, self._arguments
 

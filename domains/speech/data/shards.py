@@ -27,6 +27,10 @@ class ShardedUtterances(Utterances):
         """The shard of each utterance."""
         return self.packed.shards.index.shard_of(self.rows)
 
+    def about(self) -> Mapping[str, Any]:
+        """The set and the window."""
+        return self.packed.shards.about()
+
     def expect(self, indices: Sequence[int]) -> None:
         """Fetch what lies elsewhere."""
         self.packed.shards.expect(self.rows[np.asarray(indices, dtype=np.int64)])

@@ -53,6 +53,10 @@ class ShardClips(ClipSamples):
         """The shard in which each clip begins."""
         return self.shards.index.shard_of(self.starts)
 
+    def about(self) -> Mapping[str, Any]:
+        """The set and the window."""
+        return self.shards.about()
+
     def expect(self, indices: Sequence[int]) -> None:
         """Fetch what lies elsewhere."""
         self.shards.expect(self._rows(np.asarray(indices, dtype=np.int64)).reshape(-1))
