@@ -23,6 +23,10 @@ class Nearby:
         self.count, self.window = len(names), window
         self._groups = torch.from_numpy(places.reshape(-1))
 
+    def of(self, samples: Tensor) -> Nearby:
+        """The same groups, of these samples alone, numbered anew from 0."""
+        return Nearby(self._groups[samples].numpy(), self.window)
+
     @property
     def reach(self) -> float:
         """How many samples a quarter of the window holds: so far may sorting by length, and shuffling batches, move."""

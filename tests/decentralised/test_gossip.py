@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy_training
@@ -28,6 +29,7 @@ from flowkit.train.decentralised.own_data import OwnOrder
 from flowkit.train.decentralised.schedule import DecayingWeights
 from flowkit.train.decentralised.topology import Gossip
 from flowkit.train.loader import Order, Taken
+from flowkit.train.order import Nearby
 
 GOSSIP = {"dropout": 0.3, "lengths": True, "trainer": {"batch": 2, "accumulate": 2, "bucket": 8, "steps": 12}}
 RING = GOSSIP | {"gossip": {"graph": "ring", "agents": 4, "noise": 0.01, "every": 2}}
@@ -232,6 +234,15 @@ def test_an_epoch_goes_on_with_another_batch() -> None:
         everything = [*read[:, n].flatten().tolist(), *rest[:, n].flatten().tolist()]
         assert len(set(everything)) == len(everything)
         assert len(everything) >= 16 - 3
+
+
+def test_shares_of_near_data_are_read_nearby() -> None:
+    groups = np.arange(120) // 10
+    order = OwnOrder(120, 8, 3, None, 0, None, Nearby(groups, 2), agents=4, blocks=False)
+    rows = torch.stack([order(0, index) for index in range(order.batches)]).reshape(-1, 4, 2)
+    for n in range(4):
+        order_of_groups = groups[rows[:, n].flatten().numpy()]
+        assert len(set(order_of_groups[:6])) <= 4 < len(set(order_of_groups))
 
 
 class Statistics(nn.Module):

@@ -28,8 +28,7 @@ class OwnOrder(Order):
         size: number of samples.
         batch: samples of a global batch, of all agents together.
         seed: of the whole training.
-        lengths, multiple, begun: see :class:`flowkit.train.loader.Order`, here of each agent's share.
-        near: has no effect: a share lies anywhere.
+        lengths, multiple, begun, near: see :class:`flowkit.train.loader.Order`, here of each agent's share.
         agents: their number.
         blocks: shares are runs of consecutive samples, instead of random ones.
 
@@ -54,6 +53,7 @@ class OwnOrder(Order):
             Order(
                 len(share), batch // agents, mix_seed(seed, _SHARE, n),
                 None if lengths is None else np.asarray(lengths)[share.numpy()], multiple, begun,
+                None if near is None else near.of(share),
             )
             for n, share in enumerate(self.shares)
         ]  # fmt: skip
