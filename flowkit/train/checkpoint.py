@@ -13,11 +13,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from flowkit import atomic
 from flowkit.errors import UserError
+from flowkit.train.together import Together
 
 SEAL = "complete.json"
 
@@ -86,26 +88,38 @@ class Checkpoints:
         step = (min if self.mode == "min" else max)(scores, key=lambda s: (scores[s], s))
         return step, scores[step]
 
-    def save(self, step: int, fill: Callable[[Path], None], *, score: float | None = None, **notes: Any) -> Path:
+    def save(
+        self, step: int, fill: Callable[[Path], None], *, score: float | None = None,
+        together: Together | None = None, **notes: Any,
+    ) -> Path:  # fmt: skip
         """Write one checkpoint: ``fill`` writes into the empty folder that it is given (through ``atomic``).
+
+        Args:
+            step: of the training.
+            fill: writes the files.
+            score: by which the best is chosen.
+            together: processes that all call this and fill the folder, each its part; the first one seals it when all
+                have written. None: this process alone.
+            notes: plain data for the seal.
 
         Raises:
             UserError: the disk is full; the temporary folder is removed and the earlier checkpoints are as they were.
         """
         final = self.path(step)
         temporary = self.folder / f".{final.name}.{os.getpid()}.writing"
+        agreed = nullcontext if together is None else together.agreed
+        main = together is None or together.main
+        if together is not None:
+            temporary = Path(together.tell(str(temporary)))
         try:
-            temporary.mkdir(parents=True, exist_ok=True)
-            fill(temporary)
-            seal(temporary, step=step, score=score, **notes)
-            # The files are on the disk (atomic.write saw to it); now their names.
-            for path in [*(path for path in temporary.rglob("*") if path.is_dir()), temporary]:
-                atomic.sync(path)
-            if final.exists():
-                self._set_aside(final)
-            os.replace(temporary, final)
-            atomic.sync(self.folder)
-            self._link()
+            with agreed():
+                if main:
+                    temporary.mkdir(parents=True, exist_ok=True)
+            with agreed():
+                fill(temporary)
+            with agreed():
+                if main:
+                    self._publish(temporary, final, step=step, score=score, **notes)
         except Exception as error:
             if not atomic.is_disk_full(error):
                 raise
@@ -116,9 +130,23 @@ class Checkpoints:
                 f"({kept}); free some space or lower trainer.keep, then go on with --resume last"
             ) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._prune()
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
+        if main:
+            self._prune()
         return final
+
+    def _publish(self, temporary: Path, final: Path, **notes: Any) -> None:
+        """Seal what was written and give it its name."""
+        seal(temporary, **notes)
+        # The files are on the disk (atomic.write saw to it); now their names.
+        for path in [*(path for path in temporary.rglob("*") if path.is_dir()), temporary]:
+            atomic.sync(path)
+        if final.exists():
+            self._set_aside(final)
+        os.replace(temporary, final)
+        atomic.sync(self.folder)
+        self._link()
 
     def _link(self) -> None:
         steps, best = self.steps(), self.best()

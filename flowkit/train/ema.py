@@ -17,9 +17,11 @@ from torch import (
     nn,
 )
 
+from flowkit.train.sharding import cut, local
+
 
 class EMA:
-    """Averages of named parameters, each on its parameter's device.
+    """Averages of named parameters, each on its parameter's device; of sharded ones each process keeps its part.
 
     Args:
         parameters: name -> parameter; those that learn (buffers are used as they are).
@@ -29,9 +31,12 @@ class EMA:
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._names = list(parameters)
-        self._weights: list[Tensor] = list(parameters.values())
+        self._parameters = dict(parameters)
         self._averages = [weight.detach().clone() for weight in self._weights]
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [local(parameter.detach()) for parameter in self._parameters.values()]
 
     @property
     def current_decay(self) -> float:
@@ -53,7 +58,7 @@ class EMA:
     def swapped(self) -> Iterator[None]:
         """Inside, the module computes with the averages; afterwards the weights are back bit for bit."""
         with torch.no_grad():
-            kept = [weight.detach().clone() for weight in self._weights]
+            kept = [weight.clone() for weight in self._weights]
             self.copy_to_weights()
         try:
             yield
@@ -62,11 +67,13 @@ class EMA:
                 _foreach_copy_(self._weights, kept)
 
     def averages(self) -> dict[str, Tensor]:
-        """Name -> average (the live tensors, not copies)."""
-        return dict(zip(self._names, self._averages, strict=True))
+        """Name -> this process's average (the live tensors, not copies)."""
+        return dict(zip(self._parameters, self._averages, strict=True))
 
     @torch.no_grad()
     def load(self, averages: Mapping[str, Tensor], updates: int) -> None:
-        """Take up ``averages`` (any device) after ``updates`` updates; raises ``KeyError`` where a name is missing."""
-        _foreach_copy_(self._averages, [averages[name].to(a) for name, a in self.averages().items()])
+        """Take up whole ``averages`` (any device) after ``updates`` updates; raises ``KeyError`` where a name is
+        missing."""
+        parts = [local(cut(averages[name], parameter.detach())) for name, parameter in self._parameters.items()]
+        _foreach_copy_(self._averages, [part.to(a) for part, a in zip(parts, self._averages, strict=True)])
         self.updates = updates

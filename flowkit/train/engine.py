@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +17,16 @@ from flowkit.procedures.pair_data import is_pairs
 from flowkit.random import RandomSource
 from flowkit.tasks import Task
 
+if TYPE_CHECKING:
+    from flowkit.train.sharding import Sharded
+
 #: YAML reads a bare ``no`` as false, so that is accepted for it.
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu"]
+#: ddp: every process keeps all weights; fsdp: each keeps a part of them (:mod:`flowkit.train.sharding`).
+Parallel = Literal["ddp", "fsdp"]
+#: How long a process may wait for another: the first one prepares data and measures. Failures are noticed otherwise.
+_PATIENCE = timedelta(hours=6)
 
 
 class LossModule(nn.Module):
@@ -25,12 +35,18 @@ class LossModule(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
+        #: The precision of a model that accelerate does not prepare.
+        self.accelerator: Any = None
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.accelerator is None else self.accelerator.autocast()
 
     def forward(
         self, raw: RawBatch, phase: str, step: int, generator: RandomSource
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its terms."""
-        loss = loss_of(self.task, raw, phase=phase, step=step, generator=generator)
+        with self._precision():
+            loss = loss_of(self.task, raw, phase=phase, step=step, generator=generator)
         return loss.total, dict(loss.terms)
 
 
@@ -42,16 +58,30 @@ def loss_of(task: Task, raw: RawBatch, *, phase: str, step: int, generator: Rand
     return of(raw, phase=phase, step=step, generator=generator)
 
 
-def start(*, precision: Precision, device: Device, accumulate: int, several_phases: bool) -> Any:
+def join(device: Device) -> Any:
+    """accelerate's ``PartialState``: this process has found the others of its launch."""
+    from accelerate.state import PartialState
+
+    if PartialState._shared_state or "WORLD_SIZE" not in os.environ:
+        return PartialState(cpu=device == "cpu")
+    return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+
+
+def start(
+    *, precision: Precision, device: Device, accumulate: int, several_phases: bool, parallel: Parallel = "ddp"
+) -> Any:
     """An ``Accelerator``; several trainings may follow each other in one process.
 
     Raises:
-        UserError: the precision does not fit the device, or the launch asks for sharding.
+        UserError: the precision does not fit the device, or the launch asks for sharding and the recipe does not.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState
 
-    state = PartialState(cpu=device == "cpu")
+    if parallel == "fsdp":
+        # The recipe rules: accelerate is to find the processes only, whatever sharding a launch configures.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+    state = join(device)
     if precision == "fp16" and str(state.device) == "cpu":
         raise UserError("trainer.precision fp16 needs a GPU: use bf16 or fp32")
     if AcceleratorState._shared_state:
@@ -63,12 +93,28 @@ def start(*, precision: Precision, device: Device, accumulate: int, several_phas
         gradient_accumulation_steps=accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_phases)],
     )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError("the launch asks for FSDP: set trainer.parallel to fsdp, or launch without it")
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise UserError(
-            f"the launch asks for {accelerator.distributed_type.value}; this trainer knows one process and plain data "
-            "parallelism: use torchrun, or accelerate launch --multi_gpu"
+            f"the launch asks for {accelerator.distributed_type.value}; this trainer knows one process, DDP and "
+            "FSDP: use torchrun, or accelerate launch --multi_gpu"
         )
     return accelerator
+
+
+def prepare(accelerator: Any, task: Task) -> nn.Module:
+    """The loss of ``task``, on its device; with several processes under DDP."""
+    return accelerator.prepare_model(LossModule(task))
+
+
+def shard(accelerator: Any, whole: Task, copied: Task) -> tuple[nn.Module, Sharded]:
+    """The loss of ``copied``, a copy of ``whole``, under FSDP."""
+    from flowkit.train.sharding import Sharded
+
+    model = LossModule(copied)
+    model.accelerator = accelerator
+    return model, Sharded(whole, copied, model, accelerator.device)
 
 
 def to_device(raw: RawBatch, device: torch.device) -> RawBatch:

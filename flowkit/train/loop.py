@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from flowkit import atomic
 from flowkit.errors import UserError, nearest
+from flowkit.tasks import Presentation, Task
 from flowkit.train import nonfinite, random_state, run_state
+from flowkit.train.decentralised import team_state
 from flowkit.train.evaluation import task_metrics, validation_loss
 from flowkit.train.loader import Share
 from flowkit.train.run import Run
@@ -40,10 +44,7 @@ class Loop:
             share = next(shares)
             waited += time.perf_counter() - asked
             gone = run.elapsed() / trainer.seconds if trainer.seconds > 0 else 0.0
-            run.turns.step(run.step, share, run.window, gone)
-            if run.ema is not None:
-                run.ema.update()
-            self.task.after_step(run.step)
+            run.advance(share, gone)
             run.step += 1
             steps += 1
             ending = self._ending(0 < trainer.seconds <= run.elapsed())
@@ -103,35 +104,39 @@ class Loop:
     def _log(self, steps: int, seconds: float, waited: float, *, last: bool) -> None:
         speed = steps * self.run.loader.total / max(seconds, 1e-9)
         means = self.run.window.means()
+        if self.run.team is not None:
+            means |= self.run.team.measures()
         times = {"time/step_s": seconds / steps, "time/data_s": waited / steps, "time/samples_per_s": speed}
         self.run.metrics.record(self.run.step, {**means, **self.run.turns.lr, **times})
         self.run.results |= means
-        losses = {name.removeprefix("train/"): v for name, v in means.items() if name.endswith("loss")}
+        losses = {name.removeprefix("train/"): v for name, v in means.items() if name.endswith(("loss", "consensus"))}
         self.run.progress.update(self.run.step, losses, speed, last=last)
 
     # Now and then
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        return self.run.ema.swapped() if self.run.ema is not None else nullcontext()
+    @contextmanager
+    def _judged(self) -> Iterator[Task]:
+        """The averaged task in evaluation mode; what it draws changes nothing for the training."""
+        with self.run.judged() as task, random_state.untouched(self.device), task.evaluating():
+            yield task
 
     def _evaluate(self) -> float | None:
         """Judge the averaged weights; returns the score that chooses the best checkpoint."""
         trainer, samples = self.trainer, self.run.samples["validation"]
         if len(samples) == 0:
             return None
-        self.task.eval()
         limit = trainer.validation_batches * trainer.batch or None
-        with self._averaged(), random_state.untouched(self.device):
-            found = validation_loss(
-                self.accelerator, self.task, self.run.samples["loss"], phase=self.run.turns.turns[0].phase.name,
-                step=self.run.step,
-                batch=trainer.batch, bucket=trainer.bucket, limit=trainer.validation_batches, seed=self.run.seed,
-                threads=trainer.prefetch,
-            )  # fmt: skip
+        judge = partial(
+            validation_loss, samples=self.run.samples["loss"], phase=self.run.turns.turns[0].phase.name,
+            step=self.run.step, batch=trainer.batch, bucket=trainer.bucket, limit=trainer.validation_batches,
+            seed=self.run.seed, threads=trainer.prefetch,
+        )  # fmt: skip
+        spread = {} if self.run.team is None else self.run.team.spread(judge)
+        with self._judged() as task:
+            found = judge(self.accelerator, task) | spread
             found |= task_metrics(
-                self.accelerator, self.task, samples, sampler=self.run.sampler, seed=self.run.seed, limit=limit
+                self.accelerator, task, samples, sampler=self.run.sampler, seed=self.run.seed, limit=limit
             )
-        self.task.train()
         if trainer.best not in found:
             raise UserError(f"trainer.best: no metric {trainer.best!r}; {nearest(trainer.best, found)}")
         self.run.metrics.record(self.run.step, found)
@@ -148,13 +153,11 @@ class Loop:
         )
 
     def _present(self) -> None:
-        if not self.run.main:
-            return
         samples = self.run.samples["validation"] if len(self.run.samples["validation"]) else self.run.samples["train"]
-        self.task.eval()
-        with self._averaged(), random_state.untouched(self.device), torch.no_grad():
-            shown = self.task.present(samples, sampler=self.run.sampler, seed=self.run.seed)
-        self.task.train()
+        shown: Mapping[str, Presentation] = {}
+        with self._judged() as task, torch.no_grad():
+            if self.run.main:
+                shown = task.present(samples, sampler=self.run.sampler, seed=self.run.seed)
         if self.run.metrics.folder is None:
             return
         for name, presentation in shown.items():
@@ -167,8 +170,9 @@ class Loop:
     def _save(self, score: float | None) -> None:
         if self.run.dry_run:
             return
-        from accelerate.utils import broadcast_object_list
-
+        run = self.run
+        sharded = run.sharded is not None
+        parts = sharded or run.team is not None
         random = run_state.gather_random(self.accelerator)
         scaler = self.accelerator.scaler
         trainer = {
@@ -177,26 +181,27 @@ class Loop:
             "ema_updates": 0 if self.run.ema is None else self.run.ema.updates,
             "scaler": None if scaler is None else scaler.state_dict(),
         }  # fmt: skip
-        trouble: list[str] = [""]
         if self._improves(score) and score is not None:
-            self.run.best = (self.run.step, score)
-        if self.run.main:
-            try:
-                self.run.checkpoints.save(
-                    self.run.step,
-                    lambda folder: run_state.write(
-                        folder, task=self.task, named=self.run.named, ema=self.run.ema, turns=self.run.turns.turns,
-                        random=random, trainer=trainer, recipe_text=self.run.recipe_text,
-                    ),
-                    score=score if score == score else None,
-                    metric=self.trainer.best,
+            run.best = (run.step, score)
+
+        def fill(folder: Path) -> None:
+            if run.team is not None:
+                team_state.write(
+                    folder, team=run.team, trainer=trainer, recipe_text=run.recipe_text, main=run.main
                 )  # fmt: skip
-            except UserError as error:
-                trouble = [str(error)]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(trouble)
-        if trouble[0]:
-            raise UserError(trouble[0])
+                return
+            run_state.write(
+                folder, judged=run.judged, named=run.named, averaged=run.ema is not None, turns=run.turns.turns,
+                random=random, trainer=trainer, recipe_text=run.recipe_text, together=run.together, sharded=sharded,
+            )  # fmt: skip
+
+        # Whole, the state is the first process's to write; the others wait for its word.
+        with nullcontext() if parts else run.together.agreed():
+            if run.main or parts:
+                run.checkpoints.save(
+                    run.step, fill, score=score if score == score else None, metric=self.trainer.best,
+                    together=run.together if parts else None,
+                )  # fmt: skip
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -220,15 +225,12 @@ def train(run: Run) -> dict[str, Any]:
         raise UserError(status.removeprefix("failed: ")) from error
     finally:
         run.seconds = run.elapsed()
-        for parameter in (*run.named.values(), *run.frozen):
-            parameter.requires_grad_(True)
+        run.release()
         run.progress.close()
         # Where training failed for a full disk, the end of its records may fail too: the first error counts.
         with suppress(OSError) if status.startswith("failed") else nullcontext():
             run.metrics.close()
             if run.main and not run.dry_run:
                 atomic.write_json(run.folder / "summary.json", run.report(status))
-    if run.ema is not None:
-        run.ema.copy_to_weights()
-    run.task.eval()
+    run.finish()
     return run.report(status)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,16 @@ from flowkit.objectives.teacher import Teacher
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Phase, Task
 from flowkit.train import engine, random_state, run_state, summary
+from flowkit.train.blocks import blocks, recompute
 from flowkit.train.checkpoint import Checkpoints
+from flowkit.train.decentralised import team_state
 from flowkit.train.ema import EMA
 from flowkit.train.graphs import StepGraphs
-from flowkit.train.loader import Loader
+from flowkit.train.loader import Loader, Order, Share
 from flowkit.train.metrics import Metrics
 from flowkit.train.progress import Progress
+from flowkit.train.sharding import Sharded, copy_of
+from flowkit.train.together import Together
 from flowkit.train.turns import Turn, Turns, learning_parameters
 from flowkit.train.window import Window
 
@@ -52,8 +57,10 @@ class Run:
         phases = list(task.pair_phases() if networks_alone else task.phases())
         self.accelerator = engine.start(
             precision=trainer.precision, device=trainer.device, accumulate=trainer.accumulate,
-            several_phases=len(phases) > 1,
+            several_phases=len(phases) > 1, parallel=trainer.parallel,
         )  # fmt: skip
+        self.together = Together(self.accelerator)
+        self.team = trainer.topology.team(trainer, task, self.accelerator)
         task.objective.check_sampler(sampler)
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.teacher = None if teacher is None else teacher.to(self.device)
@@ -75,27 +82,45 @@ class Run:
         if self.device.type == "cuda" and trainer.tf32:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         random_state.seed_process(seed, self.accelerator.process_index)
+        #: The user's task; what is trained is itself, or under FSDP a copy in parts.
+        self.whole = task
+        if trainer.parallel == "fsdp" and self.accelerator.num_processes > 1:
+            self.task = task = copy_of(task)
+        self.undo = recompute([block for _, block in blocks(task)]) if trainer.checkpoint_activations else None
         if trainer.compile:
-            for name in task.networks:
-                task.networks[name].compile()
+            for network in self._compiled(task):
+                network.compile()
+        self.sharded: Sharded | None = None
         captures = self._captures(len(phases))
-        # Captured steps average gradients over the processes themselves; without the flag accelerate wraps DDP around.
-        model = self.accelerator.prepare_model(engine.LossModule(task), evaluation_mode=captures)
+        if task is not self.whole:
+            model, self.sharded = engine.shard(self.accelerator, self.whole, task)
+        else:
+            # Captured steps average gradients over the processes themselves, agents average none; without the flag
+            # accelerate wraps DDP around.
+            alone = captures or self.team is not None
+            model = self.accelerator.prepare_model(engine.LossModule(task), evaluation_mode=alone)
         graphs = StepGraphs(self.accelerator, model) if captures else None
         self.named = learning_parameters(task)
         turns = [
-            Turn(phase, number, self.named, optimiser=trainer.optimiser, lr=trainer.lr, steps=trainer.steps)
+            self.team.turn(phase, number, self.named)
+            if self.team is not None
+            else Turn(phase, number, self.named, optimiser=trainer.optimiser, lr=trainer.lr, steps=trainer.steps)
             for number, phase in enumerate(phases)
         ]
         self.turns = Turns(
             self.accelerator, model, turns, seed=seed, clip=trainer.clip, schedule=trainer.schedule,
             warmup=trainer.warmup, floor=trainer.floor, graphs=graphs,
+            sharded=self.sharded,
         )  # fmt: skip
-        self.ema = EMA(self.named, trainer.ema) if trainer.ema > 0 else None
+        if self.team is not None:
+            self.team.assemble(self.turns, self.named, seed)
+        self.ema = EMA(self.named, trainer.ema) if trainer.ema > 0 and self.team is None else None
+        own = 1 if self.team is None else len(self.team.agents)
         self.loader = Loader(
             self.samples["train"], batch=trainer.batch, seed=seed, rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes, accumulate=trainer.accumulate, bucket=trainer.bucket,
+            world=self.accelerator.num_processes, accumulate=trainer.accumulate * own, bucket=trainer.bucket,
             threads=trainer.prefetch, pinned=self.device.type == "cuda", repeat=overfit_batch,
+            order=Order if self.team is None else self.team.order,
         )  # fmt: skip
         self.window, self.step, self.seconds = Window(), 0, 0.0
         self.results: dict[str, float] = {}
@@ -103,6 +128,8 @@ class Run:
         notes = [] if found is None else self._take_up(found[1])
         if found is None and resume is not None and not dry_run:
             notes = [f"no whole checkpoint in {self.checkpoints.folder}: starting from the beginning"]
+        if self.team is not None:
+            notes.append(self.team.describe())
         self.begin()
         self._prepare_folder()
         writes = self.main and not dry_run
@@ -113,6 +140,12 @@ class Run:
             self.progress.note(note)
 
     # Before the loop
+
+    def _compiled(self, task: Task) -> list[torch.nn.Module]:
+        """What torch.compile takes: whole networks, but where they are gathered in blocks those."""
+        if task is self.whole:
+            return [task.networks[name] for name in task.networks]
+        return [block for _, block in blocks(task)]
 
     def _captures(self, phases: int) -> bool:
         """Whether CUDA graphs were asked for and can be had."""
@@ -132,10 +165,14 @@ class Run:
 
     def _take_up(self, checkpoint: Path) -> list[str]:
         """Put the checkpoint back; returns what differs from the run that wrote it, a sentence each."""
-        saved = run_state.read(
-            checkpoint, task=self.task, named=self.named, ema=self.ema, turns=self.turns.turns,
-            rank=self.accelerator.process_index, device=self.device,
-        )  # fmt: skip
+        team_state.check(checkpoint, self.team)
+        if self.team is not None:
+            saved = team_state.read(checkpoint, self.team)
+        else:
+            saved = run_state.read(
+                checkpoint, task=self.task, named=self.named, ema=self.ema, turns=self.turns.turns,
+                rank=self.accelerator.process_index, device=self.device, sharded=self.sharded is not None,
+            )  # fmt: skip
         self.step, self.seconds, self.results = saved["step"], saved["seconds"], dict(saved["results"])
         self.loader.restore(saved["position"], seen=self.step * saved["position"]["global_batch"])
         self.window = Window(saved["window"])
@@ -158,8 +195,11 @@ class Run:
             "seed": self.seed, "processes": self.accelerator.num_processes, "batch": trainer.batch,
             "accumulate": trainer.accumulate, "bucket": trainer.bucket, "steps": trainer.steps, "lr": trainer.lr,
             "schedule": trainer.schedule, "precision": trainer.precision, "ema": trainer.ema,
+            "parallel": trainer.parallel,
             "training samples": len(self.samples["train"]), "device": summary.device_name(self.device),
+            **self.samples["train"].about(),
             **({} if self.teacher is None else {"teacher": self.teacher.digest}),
+            **({} if self.team is None else {"topology": self.team.describe()}),
         }  # fmt: skip
 
     def _prepare_folder(self) -> None:
@@ -173,6 +213,53 @@ class Run:
             self.best = self.checkpoints.best()
 
     # The training
+
+    def advance(self, share: Share, gone: float) -> None:
+        """One optimiser step, and what follows it; ``gone``: the share of the training's time."""
+        if self.team is not None:
+            self.team.step(self.step, share, self.window, gone)
+            return
+        self.turns.step(self.step, share, self.window, gone)
+        if self.ema is not None:
+            self.ema.update()
+        self.task.after_step(self.step)
+
+    @contextmanager
+    def judged(self) -> Iterator[Task]:
+        """The whole task with the averaged weights, on every process, to evaluate, show or save; all must ask."""
+        averaged = self.ema.swapped() if self.ema is not None else nullcontext()
+        if self.team is not None:
+            averaged = self.team.averaged()
+        if self.sharded is None:
+            with averaged:
+                yield self.task
+            return
+        with averaged:
+            self.sharded.gather()
+        self.whole.to(self.device)
+        try:
+            yield self.whole
+        finally:
+            if self.device.type != "cpu":
+                self.whole.to("cpu")
+
+    def finish(self) -> None:
+        """Hand the task back whole, with the averaged weights, ready to use; all processes must ask."""
+        if self.team is not None:
+            self.team.finish()
+        if self.ema is not None:
+            self.ema.copy_to_weights()
+        if self.sharded is not None:
+            self.sharded.gather()
+            self.whole.to(self.device)
+        self.whole.eval()
+
+    def release(self) -> None:
+        """Undo what training did to the task besides teaching it."""
+        for parameter in (*self.named.values(), *self.frozen):
+            parameter.requires_grad_(True)
+        if self.undo is not None:
+            self.undo()
 
     def elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
@@ -200,6 +287,7 @@ class Run:
             "peak_memory_mb": summary.peak_memory_mb(self.device),
             "device": summary.device_name(self.device),
             "conditions": self.conditions(),
+            **({} if self.team is None else {"topology": self.team.facts()}),
             **({"pairs": dict(self.provenance)} if self.provenance else {}),
             **({} if self.teacher is None else {"teacher": self.teacher.record()}),
             "versions": summary.versions(),

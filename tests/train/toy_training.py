@@ -1,9 +1,10 @@
 """A tiny real training for the tests of the trainer; as a script it runs a list of jobs, each in a process of its own.
 
 The script forks after its imports, so that many short runs cost one start of torch. A job is a JSON object: ``folder``,
-``trainer`` (settings), ``resume``, ``dropout``, ``lengths``, ``world`` (processes) and what shall happen: ``kill_at``
-(SIGKILL after that optimiser step), ``kill_in_save`` (SIGKILL while that one is written), ``signal_at`` (SIGTERM),
-``signal_twice_at`` (SIGINT twice), ``limit_at`` with ``file_limit`` (bytes that a file may have from that step on).
+``trainer`` (settings), ``resume``, ``dropout``, ``deep``, ``lengths``, ``gossip`` (a topology), ``world`` (processes)
+and what shall happen: ``kill_at`` (SIGKILL after that optimiser step), ``kill_in_save`` (SIGKILL while that one is
+written), ``signal_at`` (SIGTERM), ``signal_twice_at`` (SIGINT twice), ``limit_at`` with ``file_limit`` (bytes that a
+file may have from that step on).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
 from flowkit.tensors import like, mean_per_sample
 from flowkit.train import checkpoint
+from flowkit.train.decentralised.topology import Gossip
 from flowkit.train.trainer import Trainer
 
 
@@ -75,13 +77,38 @@ class ToyData(DataSource):
         return {"mean": 3.0}
 
 
+class ToyBlock(nn.Module):
+    """A residual layer; sizes that two processes cannot halve evenly."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(16, 7), nn.SiLU(), nn.Dropout(dropout), nn.Linear(7, 16))
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gain * self.layers(x)
+
+
 class ToyNetwork(Network):
-    def __init__(self, spec: NetworkSpec, dropout: float = 0.0) -> None:
+    """A perceptron; with ``deep`` blocks between its two layers, a scalar that scales and a frozen layer."""
+
+    def __init__(self, spec: NetworkSpec, dropout: float = 0.0, deep: int = 0) -> None:
         super().__init__(spec)
         self.layers = nn.Sequential(nn.Linear(5, 16), nn.SiLU(), nn.Dropout(dropout), nn.Linear(16, 4))
+        if deep:
+            self.blocks = nn.ModuleList(ToyBlock(dropout) for _ in range(deep))
+            self.scale = nn.Parameter(torch.ones(()))
+            self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
-        return {"v": self.layers(torch.cat([inputs[0], times[0][:, None]], 1))}
+        x = torch.cat([inputs[0], times[0][:, None]], 1)
+        if not hasattr(self, "blocks"):
+            return {"v": self.layers(x)}
+        first, act, drop, last = self.layers
+        x = drop(act(first(x)))
+        for block in self.blocks:
+            x = block(x)
+        return {"v": self.scale * self.frozen(last(x))}
 
 
 class ToyObjective(Objective):
@@ -138,10 +165,10 @@ class Note:
 
 
 class ToyTask(Task):
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, deep: int = 0) -> None:
         super().__init__()
         self.objective = ToyObjective()
-        self.networks = Networks.build(self.objective.needs(), lambda spec: ToyNetwork(spec, dropout))
+        self.networks = Networks.build(self.objective.needs(), lambda spec: ToyNetwork(spec, dropout, deep))
         self.register_buffer("mean", torch.zeros(()))
         self.training_seen: list[bool] = []
 
@@ -218,13 +245,14 @@ def perform(job: dict[str, Any]) -> None:
     faulthandler.enable()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    task = ToyTask(job.get("dropout", 0.0))
+    task = ToyTask(job.get("dropout", 0.0), job.get("deep", 0))
     task.objective.after.append(lambda step: disturb(job, step + 1))
     if "kill_in_save" in job:
         whole, last = checkpoint.seal, job["kill_in_save"]
         checkpoint.seal = lambda folder, **notes: (kill if notes["step"] == last else whole)(folder, **notes)
     data = ToyData(lengths=job.get("lengths", False))
-    train(Path(job["folder"]), task, data, **job.get("trainer", {}), **{"resume": job.get("resume")})
+    more = {"topology": Gossip(**job["gossip"])} if "gossip" in job else {}
+    train(Path(job["folder"]), task, data, **job.get("trainer", {}), **more, **{"resume": job.get("resume")})
 
 
 def spawn(job: dict[str, Any], variables: dict[str, str]) -> int:
