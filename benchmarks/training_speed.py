@@ -142,6 +142,7 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
         warm = 2 * batches
         steps = rounds * batches
         wall: list[float] = []
+        busy_from: list[float] = []
 
         def shares(count: int, skip: int) -> Any:
             source = iter(run.loader)
@@ -149,6 +150,7 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
                 if number == skip:
                     waited(args.device)
                     wall.append(time.perf_counter())
+                    busy_from.append(time.process_time())
                 if number == count:
                     source.close()
                     return
@@ -159,7 +161,7 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
             loop = Loop(run, stop)
             went(loop, shares(warm + steps, warm))
             waited(args.device)
-            seconds = time.perf_counter() - wall[0]
+            seconds, worked = time.perf_counter() - wall[0], time.process_time() - busy_from[0]
             parts = marks.milliseconds()
             found, busy = ([], 0.0) if mode not in args.profile else profiled(loop, run, batches, args.device)
         restore()
@@ -168,7 +170,7 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
         return {
             "recipe": recipe, "mode": mode, "device": args.device, "batch": run.loader.total,
             "parameters": sum(p.numel() for p in run.task.parameters()),
-            "steps": steps, "ms": 1e3 * seconds / steps, "samples_per_s": steps * run.loader.total / seconds,
+            "steps": steps, "ms": 1e3 * seconds / steps, "host_ms": 1e3 * worked / steps, "samples_per_s": steps * run.loader.total / seconds,
             "parts": {name: parts.get(name, 0.0) / total for name in PARTS if parts.get(name)},
             "marked_ms": total / steps, "warm_up_s": wall[0] - began,
             "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else None,
@@ -293,7 +295,7 @@ def line(row: dict[str, Any]) -> str:
     """One case in a line."""
     parts = "  ".join(f"{name} {share:.1%}" for name, share in row["parts"].items())
     ratio = f"  x{row['ratio']:.2f} of before" if "ratio" in row else ""
-    return f"{row['recipe']} {row['mode']}: {row['samples_per_s']:.1f}/s, {row['ms']:.1f} ms{ratio}  {parts}"
+    return f"{row['recipe']} {row['mode']}: {row['samples_per_s']:.1f}/s, {row['ms']:.1f} ms ({row['host_ms']:.1f} ms of the processor){ratio}  {parts}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
