@@ -170,7 +170,8 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
         return {
             "recipe": recipe, "mode": mode, "device": args.device, "batch": run.loader.total,
             "parameters": sum(p.numel() for p in run.task.parameters()),
-            "steps": steps, "ms": 1e3 * seconds / steps, "host_ms": 1e3 * worked / steps, "samples_per_s": steps * run.loader.total / seconds,
+            "steps": steps, "ms": 1e3 * seconds / steps, "host_ms": 1e3 * worked / steps,
+            "samples_per_s": steps * run.loader.total / seconds,
             "parts": {name: parts.get(name, 0.0) / total for name in PARTS if parts.get(name)},
             "marked_ms": total / steps, "warm_up_s": wall[0] - began,
             "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else None,
@@ -294,8 +295,8 @@ def profiled(loop: Any, run: Any, batches: int, device: str) -> tuple[list[dict[
 def line(row: dict[str, Any]) -> str:
     """One case in a line."""
     parts = "  ".join(f"{name} {share:.1%}" for name, share in row["parts"].items())
-    ratio = f"  x{row['ratio']:.2f} of before" if "ratio" in row else ""
-    return f"{row['recipe']} {row['mode']}: {row['samples_per_s']:.1f}/s, {row['ms']:.1f} ms ({row['host_ms']:.1f} ms of the processor){ratio}  {parts}"
+    times = f"{row['ms']:.1f} ms, {row['host_ms']:.1f} of the processor"
+    return f"{row['recipe']} {row['mode']}: {row['samples_per_s']:.1f}/s, {times}  {parts}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
