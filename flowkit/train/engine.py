@@ -64,7 +64,8 @@ def join(device: Device) -> Any:
 
     if PartialState._shared_state or "WORLD_SIZE" not in os.environ:
         return PartialState(cpu=device == "cpu")
-    return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    # Without a GPU, and not told to use CPUs, accelerate takes each process of a launch for a training of its own.
+    return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=_PATIENCE)
 
 
 def start(
