@@ -193,7 +193,7 @@ def _make_speech(home: Path, size: int) -> None:
 
 def _make_video(home: Path, size: int) -> None:
     draw = np.random.default_rng(0)
-    videos, length = max(size // 20, 2), 115
+    videos, length = max(size // 20, 20), 115
     frames = np.lib.format.open_memmap(
         home / "prepared" / "videos.npy", mode="w+", dtype=np.uint8, shape=(videos, length, 64, 64, 3)
     )
