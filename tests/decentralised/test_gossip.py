@@ -35,6 +35,8 @@ GOSSIP = {"dropout": 0.3, "lengths": True, "trainer": {"batch": 2, "accumulate":
 RING = GOSSIP | {"gossip": {"graph": "ring", "agents": 4, "noise": 0.01, "every": 2}}
 OPEN = GOSSIP | {"gossip": {"graph": "ring", "noise": 0.01, "every": 2}, "world": 4}
 COMPLETE = {"gossip": {"graph": "complete", "agents": 3, "split": "shared"}, "trainer": {"batch": 3, "steps": 6}}
+#: No GPU is there (see the fixture) and none was ruled out: the processes of a launch must find each other all the same.
+COMPLETE["trainer"]["device"] = "auto"
 #: run -> its jobs one after the other, and the exit status that each must have.
 JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "one": [(RING, 0)],
@@ -68,7 +70,7 @@ def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
     done = subprocess.run(
         [sys.executable, toy_training.__file__, json.dumps(jobs)],
         capture_output=True, text=True, timeout=300, cwd=home, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home), "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     codes = iter(json.loads(done.stdout.splitlines()[-1]))
