@@ -34,9 +34,11 @@ from flowkit.train.order import Nearby
 GOSSIP = {"dropout": 0.3, "lengths": True, "trainer": {"batch": 2, "accumulate": 2, "bucket": 8, "steps": 12}}
 RING = GOSSIP | {"gossip": {"graph": "ring", "agents": 4, "noise": 0.01, "every": 2}}
 OPEN = GOSSIP | {"gossip": {"graph": "ring", "noise": 0.01, "every": 2}, "world": 4}
-COMPLETE = {"gossip": {"graph": "complete", "agents": 3, "split": "shared"}, "trainer": {"batch": 3, "steps": 6}}
-#: No GPU is there (see the fixture) and none was ruled out: the processes of a launch must find each other all the same.
-COMPLETE["trainer"]["device"] = "auto"
+#: No GPU is there (see the fixture) and none was ruled out: the processes of a launch must find each other.
+COMPLETE = {
+    "gossip": {"graph": "complete", "agents": 3, "split": "shared"},
+    "trainer": {"batch": 3, "steps": 6, "device": "auto"},
+}
 #: run -> its jobs one after the other, and the exit status that each must have.
 JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "one": [(RING, 0)],
