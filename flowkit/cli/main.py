@@ -25,6 +25,7 @@ VERBS = {
     "merge": "make a plain model of adapters and their base",
     "export": "make programs of a trained model that run without FlowKit: ONNX or torch.export",
     "compare": "train objectives on the same data for the same time, and tabulate them by network calls",
+    "app": "open a local web page that speaks, rolls out, predicts or samples with trained models",
     "sample": "draw samples from a run or a pretrained model",
     "evaluate": "measure a run or a pretrained model on a split of its data",
     "list": "list methods, recipes, data, solvers, paths, couplings, pretrained models and more",
@@ -81,7 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"flowkit: {plugins.one_line(error)}", file=sys.stderr)
+        line = plugins.one_line(error)
+        process = f"process {os.environ.get('RANK')}"
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not line.startswith("process "):
+            line = f"{process}: {line}"
+        # One write: several processes speak at once.
+        sys.stderr.write(f"flowkit: {line}\n")
         return 2
     except KeyboardInterrupt:
         print("flowkit: interrupted", file=sys.stderr)

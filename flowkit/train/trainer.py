@@ -131,11 +131,15 @@ class Trainer:
             UserError: bad settings, an occupied folder, nothing to resume, a full disk.
             NonFiniteLoss: a loss or gradient is not finite; the batch lies in the folder.
         """
+        from flowkit.train import engine
         from flowkit.train.loop import train
+        from flowkit.train.peers import Peers
         from flowkit.train.run import Run
 
-        run = Run(
-            self, task, data, sampler=sampler, seed=seed, folder=Path(folder), recipe_text=recipe_text,
-            resume=resume, overfit_batch=overfit_batch, dry_run=dry_run, warm_start=warm_start, teacher=teacher,
-        )  # fmt: skip
-        return train(run)
+        state = engine.join(self.device)
+        with Peers(state.process_index, state.num_processes):
+            run = Run(
+                self, task, data, sampler=sampler, seed=seed, folder=Path(folder), recipe_text=recipe_text,
+                resume=resume, overfit_batch=overfit_batch, dry_run=dry_run, warm_start=warm_start, teacher=teacher,
+            )  # fmt: skip
+            return train(run)
