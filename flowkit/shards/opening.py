@@ -66,7 +66,8 @@ def open_shards(places: Sequence[str], options: ShardOptions, *, kind: str) -> O
         raise UserError(f"data.init_args.cache_gib is {options.cache_gib}: it is positive")
     cache = (Path(options.cache).expanduser() if options.cache else cache_root()) / "shards"
     with writing(cache, "fetched shards to "):
-        shards = ShardSet(places, cache=cache, limit=int(options.cache_gib * 2**30), window=options.window)
+        limit = int(options.cache_gib * 2**30)
+        shards = ShardSet(places, cache=cache, limit=limit, window=options.window, lenient=options.skip_damaged)
     if shards.index.kind != kind:
         raise UserError(
             f"the shards in {shards.places} hold {shards.index.kind}, the recipe's source reads {kind}: name another "

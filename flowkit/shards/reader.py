@@ -7,10 +7,11 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 import numpy as np
@@ -32,13 +33,17 @@ class ShardSet:
         cache: folder for what is fetched from addresses.
         limit: bytes that fetched shards may take there.
         window: shards that training mixes; as many, and half as many again, stay open.
+        lenient: read what is whole of a shard that is too short.
 
     Raises:
         UserError: there is no index, or the cache is too small for the window.
     """
 
-    def __init__(self, places: Sequence[str], *, cache: Path, limit: int, window: int) -> None:
-        self.places, self.window, self._arguments = Places(places), window, (list(places), cache, limit, window)
+    def __init__(
+        self, places: Sequence[str], *, cache: Path, limit: int, window: int, lenient: bool = False
+    ) -> None:  # fmt: skip
+        self.places, self.window, self.lenient = Places(places), window, lenient
+        self._arguments = (list(places), cache, limit, window, lenient)
         self.index: Index = self.places.index(cache)
         self.cache = ShardCache(cache, self.index.digest, limit)
         # Some more than the window, for what is read ahead and for clips that reach into the next shard.
@@ -53,7 +58,7 @@ class ShardSet:
             )
         self._open: OrderedDict[int, tuple[IO[bytes], bool]] = OrderedDict()
         self._lock = threading.Lock()
-        self._ahead: ThreadPoolExecutor | None = None
+        self._ahead: SimpleQueue[Shard] | None = None
         self._announced: OrderedDict[int, None] = OrderedDict()
 
     @property
@@ -155,7 +160,7 @@ class ShardSet:
             except OSError as error:
                 raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}; {_AGAIN}") from error
         found = os.fstat(file.fileno()).st_size
-        if found != shard.size:
+        if found != shard.size and not self.lenient:
             raise UserError(
                 f"{str(path)!r} has {found} bytes where its index says {shard.size}: it was cut short or changed since "
                 f"it was written; {_AGAIN}"
@@ -195,9 +200,17 @@ class ShardSet:
                 self._announced[number] = None
                 if len(self._announced) > self._most:
                     self._announced.popitem(last=False)
-                self._ahead = self._ahead or ThreadPoolExecutor(1, thread_name_prefix="flowkit-shards")
-                self._ahead.submit(self.locate, self.index.shards[number])
+                if self._ahead is None:
+                    self._ahead = SimpleQueue()
+                    # A daemon: the end of the program does not wait for what nobody will read.
+                    threading.Thread(target=self._fetch_announced, args=(self._ahead,), daemon=True).start()
+                self._ahead.put(self.index.shards[number])
+
+    def _fetch_announced(self, queue: SimpleQueue[Shard]) -> None:
+        while True:
+            with suppress(UserError, OSError):
+                self.locate(queue.get())
 
 
-def _again(places: list[str], cache: Path, limit: int, window: int) -> ShardSet:
-    return ShardSet(places, cache=cache, limit=limit, window=window)
+def _again(places: list[str], cache: Path, limit: int, window: int, lenient: bool) -> ShardSet:
+    return ShardSet(places, cache=cache, limit=limit, window=window, lenient=lenient)
