@@ -16,6 +16,7 @@ from domains.video.data.shards import VideoShards
 from domains.video.data.sprites import BouncingSprites
 from flowkit.cli.main import main
 from flowkit.errors import UserError
+from flowkit.shards.sharded import Sharded
 from flowkit.shards.writer import write_shards
 
 
@@ -112,3 +113,21 @@ def test_other_sources_hold_shards(tmp_path: Path) -> None:
     write_shards(source.records(), [tmp_path / "set"], size=96 * 1024, shown=False)
     kept = ResidentClips(VideoShards([str(tmp_path / "set")]), clips=6, device="cpu").split("train")
     assert torch.equal(kept.batch([3])["frames"], source.split("train").batch([3])["frames"])
+
+
+def test_a_source_by_way_of_shards_is_written_once(tmp_path: Path) -> None:
+    source = make("sprites", tmp_path)
+    for places in (None, [str(tmp_path / "a")]):
+        data = Sharded(source, places=places, mib=0.1, window=3, cache=str(tmp_path))
+        data.prepare()
+        written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+        assert len(written) > 3
+        again = Sharded(source, places=places, mib=0.1, window=0, cache=str(tmp_path))
+        assert torch.equal(again.split("train").batch([5])["frames"], source.split("train").batch([5])["frames"])
+        assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+        assert data.split("train").window == 3
+        # A run that goes on with another window or another set is told so.
+        assert data.split("train").about()["shards"] == again.split("train").about()["shards"]
+        assert data.split("train").about() != again.split("train").about()
+    with pytest.raises(UserError, match="VideoShards cannot be written as shards"):
+        Sharded(VideoShards([str(tmp_path / "a")])).prepare()
