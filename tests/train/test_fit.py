@@ -258,7 +258,10 @@ def test_the_settings_are_a_recipe(tmp_path: Path) -> None:
     parser.add_argument("--trainer", type=Trainer)
     path = "flowkit.train.optimisers.AdamW"
     optimiser = {"class_path": path, "init_args": {"betas": [0.8, 0.9]}}
-    config = parser.parse_object({"trainer": {"steps": 7, "precision": "bf16", "optimiser": optimiser}})
+    topology = {"class_path": "flowkit.train.decentralised.topology.OneModel"}
+    config = parser.parse_object(
+        {"trainer": {"steps": 7, "precision": "bf16", "optimiser": optimiser, "topology": topology}}
+    )
     trainer = parser.instantiate(config).trainer
     assert trainer.steps == 7
     assert trainer.precision == "bf16"
