@@ -20,6 +20,9 @@ from torch import nn
 from toy_training import ToyData, ToyTask, records, train
 
 from flowkit.errors import UserError
+from flowkit.nn.mlp import MLP
+from flowkit.objectives.consistency_fm import ConsistencyFM
+from flowkit.points import MixtureData, PointsTask
 from flowkit.random import Rows, mix_seed
 from flowkit.tasks import Phase
 from flowkit.train.decentralised.communicator import InProcess
@@ -210,6 +213,34 @@ def test_phases_take_turns_for_each_agent(tmp_path: Path) -> None:
     # The noise of a row is that of its place in the global batch, so the mean gradients are nearly the same.
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b, rtol=0.05, atol=5e-3)
+
+
+def test_target_networks_are_each_agents_own_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    def run(name: str, steps: int, **options: Any) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        task = PointsTask(lambda spec: MLP(spec, width=8, depth=1), ConsistencyFM(target="ema"))
+        topology = Gossip(agents=2, step=0.2, split="blocks", mix=0.05)
+        data = MixtureData(size=64, held_out=16, ordered=True)
+        train(
+            tmp_path / name,
+            task,
+            data,
+            topology=topology,
+            steps=steps,
+            evaluate_every=0,
+            schedule="constant",
+            **options,
+        )
+        agents = tmp_path / name / "checkpoints" / "last" / "state" / "agents"
+        return {f"{f.stem}/{k}": v for f in agents.glob("*.safetensors") for k, v in load_file(f).items()}
+
+    whole = run("whole", 6)
+    run("parts", 3)
+    parts = run("parts", 6, resume="last")
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    target = next(name.split("/", 1)[1] for name in whole if "by_name.target" in name and name.endswith("weight"))
+    assert not torch.equal(whole[f"0000/{target}"], whole[f"0001/{target}"])
 
 
 @pytest.mark.parametrize("blocks", [False, True])
