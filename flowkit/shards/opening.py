@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ def open_shards(places: Sequence[str], options: ShardOptions, *, kind: str) -> O
     items = damaged_items(shards)
     if not len(items):
         return Opened(shards, None)
+    shards.left_out = f"{len(items)} ({zlib.crc32(items.astype('<i8').tobytes()):08x})"
     damaged = np.zeros(len(shards.index.items), dtype=bool)
     damaged[items] = True
     return Opened(shards, damaged)

@@ -43,6 +43,8 @@ class ShardSet:
         self, places: Sequence[str], *, cache: Path, limit: int, window: int, lenient: bool = False
     ) -> None:  # fmt: skip
         self.places, self.window, self.lenient = Places(places), window, lenient
+        #: Number and check sum of the items that are left out, for :meth:`about`.
+        self.left_out = ""
         self._arguments = (list(places), cache, limit, window, lenient)
         self.index: Index = self.places.index(cache)
         self.cache = ShardCache(cache, self.index.digest, limit)
@@ -68,7 +70,7 @@ class ShardSet:
 
     def about(self) -> dict[str, Any]:
         """What decides the order of training beside the number of samples."""
-        return {"shards": self.index.digest, "window": self.window}
+        return {"shards": self.index.digest, "window": self.window, "left out": self.left_out}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, self._arguments

@@ -70,6 +70,9 @@ class Run:
         with self.accelerator.main_process_first():
             data.prepare()
         self.samples = {"train": data.split("train"), "validation": data.split("validation")}
+        # Each process decides the order for itself.
+        sizes = {name: len(part) for name, part in self.samples.items()}
+        self.together.same({**sizes, **self.samples["train"].about()}, "samples: give all machines the same data")
         self.samples["loss"] = data.loss_split() if data.pairs else self.samples["validation"]
         self.provenance = data.provenance()
         if found is None and not warm_start and teacher is None:

@@ -41,6 +41,17 @@ class Together:
         distributed.all_gather_object(values, value)
         return values
 
+    def same(self, value: object, what: str) -> None:
+        """See that all processes have the same ``value``.
+
+        Raises:
+            UserError: one has another; ``what`` says other what, and the way out.
+        """
+        values = self.all(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise UserError(f"process {rank} has {other}, process 0 {values[0]}: they have other {what}")
+
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """What is inside succeeds on all processes, or fails on all: with its own error where there was one.
