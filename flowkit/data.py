@@ -69,6 +69,8 @@ class DataSource(ABC):
     #: True when the training split holds pairs that a teacher made (see ``flowkit.procedures.pair_data``): training
     #: then starts from the teacher's weights, and only the networks learn.
     pairs: bool = False
+    #: Arguments that a model learns to rely on: where a trained model gets data of another class, they are kept.
+    fitting: tuple[str, ...] = ()
 
     @abstractmethod
     def prepare(self) -> None:

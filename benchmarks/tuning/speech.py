@@ -89,7 +89,8 @@ def cepstral_distance(made: Tensor, real: Tensor) -> float:
     """
     from scipy.fft import dct
 
-    a, b = (dct(mel.double().numpy(), axis=0, norm="ortho")[1 : _CEPSTRA + 1].T for mel in (made, real))
+    spectra: list[np.ndarray] = [np.asarray(dct(mel.double().numpy(), axis=0, norm="ortho")) for mel in (made, real)]
+    a, b = (whole[1 : _CEPSTRA + 1].T for whole in spectra)
     cost = np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0.0))
     n, m = cost.shape
     # Sum of costs and length of the path, antidiagonal by antidiagonal.

@@ -18,7 +18,7 @@ STORED = 8192
 CONSTANT = 1e-4
 #: ``range``: the training data's smallest and largest value become -1 and 1. ``deviation``: mean 0, deviation 1.
 Mode = Literal["range", "deviation"]
-_FACTS = ("environment", "layout", "history", "horizon", "execute", "license", "source")
+_FACTS = ("environment", "layout", "history", "horizon", "execute", "license", "source", "refitted")
 
 
 class Normaliser(nn.Module):
@@ -72,10 +72,13 @@ class Normaliser(nn.Module):
             scale, shift = _scales(statistics[kind], self.state_mode if kind == "state" else "range")
             getattr(self, f"{kind}_scale").copy_(scale)
             getattr(self, f"{kind}_shift").copy_(shift)
-        self.refit(statistics)
+        self._take(statistics)
 
     def refit(self, statistics: Mapping[str, Any]) -> None:
-        """Fill the bounds and facts, and keep the scales."""
+        """Fill the bounds and facts, and keep the scales; from now on the environment is that of these data."""
+        self._take({**statistics, "refitted": True})
+
+    def _take(self, statistics: Mapping[str, Any]) -> None:
         for name, unbounded in (("action_low", -torch.inf), ("action_high", torch.inf)):
             bounds = [unbounded if bound is None else bound for bound in statistics[name]]
             getattr(self, name).copy_(torch.tensor(bounds, dtype=torch.float32))

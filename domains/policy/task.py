@@ -173,8 +173,10 @@ class PolicyTask(Task):
     @property
     def environment(self) -> str:
         """Gymnasium id of the environment, or "" (reads a buffer: not for inner loops)."""
-        stored = self.normaliser.recall().get("environment", "") if self.normaliser.fitted else ""
-        return self.environment_asked or str(stored)
+        facts = self.normaliser.recall() if self.normaliser.fitted else {}
+        stored = str(facts.get("environment", ""))
+        # A fine-tuned policy acts where its new data come from, whatever its base's recipe asks for.
+        return stored if stored and facts.get("refitted") else self.environment_asked or stored
 
     def encode(self, parts: Mapping[str, Tensor], generator: RandomSource | None = None) -> Cond:
         """The condition: ``parts`` hold ``state`` (b, history, S) in the environment's units and images as uint8."""

@@ -10,7 +10,8 @@ utterance, then over the batch (exact across processes), where the official code
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -184,14 +185,10 @@ class Matcha(Task):
                 f"the data has {f'the symbols {strange}' if strange else 'another order of symbols'}, which the model "
                 "was not trained with: choose a language or texts that it can spell, or train a voice of its own"
             )
-        for given, own, what in (
-            (voice.blank, mine.blank, "blanks between symbols"),
-            (voice.mel, mine.mel, "mel settings"),
-        ):
+        for key in ("blank", *(f"mel.{field.name}" for field in fields(MelConfig))):
+            given, own = attrgetter(key)(voice), attrgetter(key)(mine)
             if given != own:
-                raise UserError(
-                    f"the data has other {what} than the model was trained with: prepare it with the model's"
-                )
+                raise UserError(f"data.{key} is {given}, the model was trained with {own}: add --data.{key} {own}")
         for given, allowed, what in (
             (len(voice.speakers), self.speakers, "speakers"),
             (len(voice.languages), self.languages, "languages"),

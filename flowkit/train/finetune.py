@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowkit import adapters
 from flowkit.artifacts import describe_run, from_pretrained
-from flowkit.config.classes import import_path
+from flowkit.config import plugins
+from flowkit.config.classes import import_path, resolve
 from flowkit.config.overrides import Override
 from flowkit.config.recipe import Recipe, find_recipe, parse_recipe
 from flowkit.config.yamlfile import read_yaml
@@ -39,8 +40,8 @@ class Finetuning:
         base: run, pretrained name or model folder to begin from.
         method: what learns; see :class:`Finetune`.
         rank, alpha, dropout, targets: of the adapters; see :class:`Finetune`.
-        data: a recipe (a file or a name) whose data is taken, or the name of a data source; "" keeps the base's class
-            and arguments, for ``overrides`` to change.
+        data: a recipe (a file or a name) whose data is taken, or the name of a data source, which gets from
+            the base's data what must fit the model; "" keeps the base's class and arguments.
         overrides: of the resulting recipe.
         steps: of the training, unless an override says otherwise.
         seed: of the training.
@@ -92,7 +93,7 @@ class Finetuning:
         path = Path(describe_run(self.base)["recipe"])
         raw = dict(read_yaml(path))
         if self.data:
-            raw["data"] = self._data()
+            raw["data"] = self._data(raw.get("data"))
         trainer = dict(raw.get("trainer") or {})
         rate = float(trainer.get("lr", Trainer.lr)) * _RATES[self.method]
         regular = max(self.steps // 5, 1)
@@ -109,10 +110,14 @@ class Finetuning:
         seed = [] if self.seed is None else [("seed", str(self.seed))]
         return parse_recipe(raw, f"{self.base}, fine-tuned", [*self.overrides, *seed], trainer=Trainer)
 
-    def _data(self) -> Any:
-        """The data of a recipe, or of a class by its name."""
+    def _data(self, bases: Any) -> Any:
+        """The data of a recipe, or of a class by its name, which then gets what must fit the model (mels, frames,
+        horizon) from the base's data."""
         if self.data.isidentifier():
-            return {"class_path": self.data, "init_args": {}}
+            plugins.import_classes()
+            wanted = resolve(DataSource, self.data, "--data").fitting
+            known = _arguments(bases)
+            return {"class_path": self.data, "init_args": {name: known[name] for name in wanted if name in known}}
         found = read_yaml(find_recipe(self.data))
         if not isinstance(found, Mapping) or not found.get("data"):
             raise UserError(f"--data {self.data}: the recipe names no data")
@@ -132,3 +137,9 @@ class Finetuning:
                 licence=str(statistics.get("licence") or ""), metrics=made,
             ),
         )  # fmt: skip
+
+
+def _arguments(data: Any) -> dict[str, Any]:
+    """The arguments of a recipe's ``data``; where it wraps another source, with that one's."""
+    own = data.get("init_args") if isinstance(data, Mapping) else None
+    return {**_arguments(own.get("source")), **own} if isinstance(own, Mapping) else {}

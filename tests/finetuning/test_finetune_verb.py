@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from short_training import FEW
 
 from flowkit.artifacts import from_pretrained
+from flowkit.train.finetune import Finetuning
 
 pytest.importorskip("peft")
 
@@ -126,3 +127,39 @@ def test_a_student_of_a_teacher_is_not_fitted_to_data(flowkit, base, tmp_path):
     code, _, err = flowkit("finetune", run, "--out", tmp_path / "tuned", *FEW)
     assert (code, err.count("\n")) == (2, 1)
     assert "learnt from a trained flow" in err
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "expected"),
+    [
+        ("speech/prompts-en", "LJSpeech", {"blank": True, "phonemes": "espeak"}),
+        ("policy/fork", "ArrayDemonstrations", {"history": 1, "horizon": 16, "execute": 8}),
+        ("video/river-sprites", "VideoFolder", {"frames": 20, "size": 64}),
+    ],
+)
+def test_data_of_another_class_get_what_the_model_relies_on(base, data, expected):
+    own = {"ArrayDemonstrations": {"file": "mine.npz", "state": "[x]"}}.get(data, {"folder": "mine"})
+    overrides = [(f"data.{name}", value) for name, value in own.items()]
+    made = Finetuning(base=base, data=data, overrides=overrides).recipe("digest").resolved["data"]["init_args"]
+    assert expected == {name: made[name] for name in expected}
+    if base.startswith("speech"):
+        assert made["mel"]["sample_rate"] == 16000, "LJSpeech's own is 22050"
+    else:
+        assert made["validation"] == 0.05, "the new class's own"
+
+
+def test_a_fitted_policy_acts_where_its_new_data_come_from(flowkit, tmp_path):
+    run, tuned = tmp_path / "base", tmp_path / "tuned"
+    asked = ("--task.environment", "FlowKit/Fork-v0", "--task.rollout_episodes", 0)
+    assert flowkit("train", SMOKE["policy"], "--out", run, *FEW, *asked)[0] == 0
+    gymnasium = pytest.importorskip("gymnasium")
+    gymnasium.register("FlowKit/ForkElsewhere-v0", entry_point="domains.policy.envs.fork:Fork")
+    try:
+        code, _, err = flowkit(
+            "finetune", run, "--data.environment", "FlowKit/ForkElsewhere-v0", "--out", tuned, "--rank", 2, *FEW
+        )
+    finally:
+        del gymnasium.registry["FlowKit/ForkElsewhere-v0"]
+    assert code == 0, err
+    assert from_pretrained(run).task.environment == "FlowKit/Fork-v0"
+    assert from_pretrained(tuned / "adapter").task.environment == "FlowKit/ForkElsewhere-v0"

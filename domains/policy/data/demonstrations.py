@@ -33,6 +33,7 @@ class Demonstrations(DataSource):
 
     #: Terms of use and origin, shown by ``flowkit data stats``.
     licence: str = "unknown"
+    fitting = ("history", "horizon", "execute")
 
     def __init__(
         self,

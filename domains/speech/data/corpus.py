@@ -69,6 +69,7 @@ class SpeechData(PreparedReader):
 
     licence: str = "unknown"
     attribution: tuple[str, ...] = ()
+    fitting = ("mel", "phonemes", "blank")
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class MappedSource(ClipSource):
 
     #: Where the videos come from, in a few words.
     source: str = "videos"
+    fitting = ("frames", "size")
 
     def __init__(
         self,

@@ -174,6 +174,7 @@ class BouncingSprites(ClipSource):
     """
 
     licence = "no recording: drawn by rule"
+    fitting = ("frames", "size")
     fps = 10.0
 
     def __init__(
