@@ -81,19 +81,23 @@ class Finetune:
 
 
 def heads(task: Task) -> dict[str, nn.Module]:
-    """The output layer of each of the task's networks: the last layer with weights, by name.
+    """The output layer of each of the task's networks: the last layer with weights, by name; where a network has
+    several heads (AdaFlow's variance is one), that of its first.
 
     Raises:
         UserError: there is none.
     """
     found: dict[str, nn.Module] = {}
     for network in task.networks:
-        last = None
-        for name, layer in task.networks[network].named_modules():
-            if any(p.requires_grad for p in layer.parameters(recurse=False)) and name:
-                last = (name, layer)
-        if last is not None:
-            found[f"networks.by_name.{network}.{last[0]}"] = last[1]
+        layers_of = {
+            name: layer
+            for name, layer in task.networks[network].named_modules()
+            if any(p.requires_grad for p in layer.parameters(recurse=False)) and name
+        }
+        main = f".heads.{task.networks[network].spec.heads[0].name}."
+        chosen = [name for name in layers_of if main in f".{name}."] or list(layers_of)
+        if chosen:
+            found[f"networks.by_name.{network}.{chosen[-1]}"] = layers_of[chosen[-1]]
     if not found:
         raise UserError(
             f"{type(task).__name__} has no network whose output layer could learn alone: use --adapter lora"

@@ -15,7 +15,7 @@ from flowkit.artifacts import describe_run, from_pretrained
 from flowkit.config.recipe import load_recipe
 from flowkit.errors import UserError
 from flowkit.finetuning import layers
-from flowkit.finetuning.finetune import Finetune
+from flowkit.finetuning.finetune import Finetune, heads
 from flowkit.finetuning.routing import routed
 from flowkit.procedures.pair_store import weights_digest
 from flowkit.solvers.sampler import Sampler
@@ -122,3 +122,11 @@ def test_another_base_is_refused_in_one_line(fitted):
     other = SHIPPED[SHIPPED.index(fitted.name) - 1]
     with pytest.raises(UserError, match="attach it to its own base"):
         adapters.attach(from_pretrained(other).task, fitted.folders[0])
+
+
+def test_the_output_layer_alone_is_the_one_that_makes_the_result():
+    for name, layer in (
+        ("speech/prompts-en", "main.body.heads.v"), ("policy/fork", "main.heads.v"),
+        ("video/river-sprites", "main.heads.v"),
+    ):  # fmt: skip
+        assert list(heads(from_pretrained(name).task)) == [f"networks.by_name.{layer}"]
