@@ -49,7 +49,7 @@ class Peers:
 
     def __enter__(self) -> Peers:
         if self.count > 1:
-            from torch.distributed import PrefixStore, TCPStore
+            from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
             # Of its own connection: the main thread may be waiting on the other one.
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
