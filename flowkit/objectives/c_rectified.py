@@ -45,6 +45,8 @@ class CRectifiedFlow(FlowMatching):
         UserError: another path, prediction, error or reduction.
     """
 
+    differentiates = True
+
     def __init__(self, *, cost: ConvexCost = QuadraticCost(), **flow_matching: Any) -> None:  # noqa: B008  (stateless)
         super().__init__(**flow_matching)
         if type(self.path) is not LinearPath or self.path.floor:

@@ -59,6 +59,8 @@ class IDODE(FlowMatching):
         UserError: a path that is not affine, a coupling that is not independent, or a negative weight.
     """
 
+    differentiates = True
+
     def __init__(
         self,
         *,

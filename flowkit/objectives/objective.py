@@ -123,6 +123,8 @@ class Objective(nn.Module, ABC):
     needs_teacher: bool = False
     #: False where the field is no right-hand side to integrate (mean velocities, say): no likelihood, no lessons.
     solvable: bool = True
+    #: True where the loss asks for derivatives of the networks by their inputs: they are then not gathered in blocks.
+    differentiates: bool = False
     #: The trained flow to learn from, or None; no part of the state.
     teacher: Teacher | None = None
 

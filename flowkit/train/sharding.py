@@ -82,7 +82,8 @@ class Sharded:
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
         # Scalars cannot be cut: each process keeps them, and their gradients are averaged here.
         scalars = {p for p in copied.parameters() if p.ndim == 0}
-        for _, block in blocks(copied):
+        # A second differentiation finds a block's weights gone again: then all are gathered for the whole step.
+        for _, block in [] if copied.objective.differentiates else blocks(copied):
             fully_shard(block, mesh=mesh, ignored_params=scalars)
         fully_shard(model, mesh=mesh, ignored_params=scalars)
         for scalar in scalars:

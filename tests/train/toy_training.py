@@ -3,8 +3,9 @@
 The script forks after its imports, so that many short runs cost one start of torch. A job is a JSON object: ``folder``,
 ``trainer`` (settings), ``resume``, ``dropout``, ``deep``, ``lengths``, ``gossip`` (a topology), ``world`` (processes)
 and what shall happen: ``kill_at`` (SIGKILL after that optimiser step), ``kill_in_save`` (SIGKILL while that one is
-written), ``signal_at`` (SIGTERM), ``signal_twice_at`` (SIGINT twice), ``limit_at`` with ``file_limit`` (bytes that a
-file may have from that step on).
+written), ``signal_at`` (SIGTERM), ``signal_twice_at`` (SIGINT twice), ``fail_at`` (an exception), ``limit_at`` with
+``file_limit`` (bytes that a file may have from that step on); ``rank``: in that process alone. Under torchrun the
+argument is one job.
 """
 
 from __future__ import annotations
@@ -227,7 +228,11 @@ def kill(*_: Any, **__: Any) -> None:
 
 
 def disturb(job: dict[str, Any], step: int) -> None:
-    """What the job wants to happen after ``step`` optimiser steps."""
+    """What the job wants to happen after ``step`` optimiser steps, in all processes or that of its ``rank``."""
+    if job.get("rank") not in (None, int(os.environ.get("RANK", "0"))):
+        return
+    if step == job.get("fail_at"):
+        raise ValueError("a fault of this process")
     if step == job.get("kill_at"):
         kill()
     if step == job.get("signal_at"):
@@ -250,7 +255,7 @@ def perform(job: dict[str, Any]) -> None:
     if "kill_in_save" in job:
         whole, last = checkpoint.seal, job["kill_in_save"]
         checkpoint.seal = lambda folder, **notes: (kill if notes["step"] == last else whole)(folder, **notes)
-    data = ToyData(lengths=job.get("lengths", False))
+    data = ToyData(held_out=job.get("held_out", 21), lengths=job.get("lengths", False))
     more = {"topology": Gossip(**job["gossip"])} if "gossip" in job else {}
     train(Path(job["folder"]), task, data, **job.get("trainer", {}), **more, **{"resume": job.get("resume")})
 
@@ -284,7 +289,11 @@ def main() -> None:
     from flowkit.train import loop  # noqa: F401
 
     statuses = []
-    for job in json.loads(sys.argv[1]):
+    jobs = json.loads(sys.argv[1])
+    if "RANK" in os.environ:  # started by torchrun: one job, in this process
+        perform(jobs)
+        return
+    for job in jobs:
         world = job.get("world", 1)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
