@@ -8,4 +8,5 @@ plugin = Plugin(
     name="imaging",
     summary="small pictures, with or without classes: IDX files, drawn glyphs, a compact U-Net, Frechet distances",
     modules=("domains.imaging.data", "domains.imaging.models", "domains.imaging.task"),
+    panels={"ImageTask": "domains.imaging.panel:ImagingPanel"},
 )

@@ -17,6 +17,7 @@ plugin = Plugin(
         "data record": Verb("domains.policy.record_verb", "record demonstrations of an environment's scripted expert"),
     },
     use="flowkit rollout {run} --expert --random --video rollout.mp4",
+    panels={"PolicyTask": "domains.policy.panel:PolicyPanel"},
     pretrained=Path(__file__).parent / "pretrained",
     extra="flowkit-fm[policy]",
 )

@@ -12,6 +12,7 @@ plugin = Plugin(
     modules=("domains.speech.data", "domains.speech.models", "domains.speech.hifi_gan", "domains.speech.matcha"),
     verbs={"speak": Verb("domains.speech.speak", "say a text with a trained voice and write a wav file")},
     use='flowkit speak {run} --text "Hello, world." --out hello.wav',
+    panels={"Matcha": "domains.speech.panel:SpeechPanel"},
     pretrained=Path(__file__).parent / "pretrained",
     extra="flowkit-fm[speech]",
 )

@@ -23,6 +23,7 @@ plugin = Plugin(
             "the networks that judge video: which are here, and make files of their weights",
         ),
     },
+    panels={"RiverTask": "domains.video.panel:VideoPanel"},
     pretrained=Path(__file__).parent / "pretrained",
     extra="flowkit-fm[video]",
 )

@@ -49,6 +49,8 @@ class Plugin:
         verbs: verb -> :class:`Verb` (or just the module's path).
         use: a command that puts a trained run to its use, ``{run}`` in place of its folder, for the end of a training:
             ``flowkit speak {run} --text "Hello, world."``.
+        panels: task's class -> ``module:Class`` of its panel on the page of ``flowkit app``
+            (:class:`flowkit.app.panel.Panel`); other tasks get the general one.
         pretrained: folder of ``save_pretrained`` folders, or None.
         recipes: folder of YAML files, or None (the recipes that ship with FlowKit are found without it).
         extra: what to ``pip install`` when a module cannot be imported, e.g. ``flowkit-fm[speech]``.
@@ -60,6 +62,7 @@ class Plugin:
     modules: tuple[str, ...] | list[str] = ()
     verbs: Mapping[str, Verb | str] = field(default_factory=dict)
     use: str = ""
+    panels: Mapping[str, str] = field(default_factory=dict)
     pretrained: Path | None = None
     recipes: Path | None = None
     extra: str = ""
