@@ -92,7 +92,9 @@ def start(
         cpu=device == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_phases)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=several_phases, gradient_as_bucket_view=True)
+        ],
     )
     if accelerator.distributed_type == DistributedType.FSDP:
         raise UserError("the launch asks for FSDP: set trainer.parallel to fsdp, or launch without it")

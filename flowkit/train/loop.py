@@ -14,7 +14,7 @@ import torch
 from flowkit import atomic
 from flowkit.errors import UserError, nearest
 from flowkit.tasks import Presentation, Task
-from flowkit.train import nonfinite, random_state, run_state
+from flowkit.train import nonfinite, random_state, run_state, summary
 from flowkit.train.decentralised import team_state
 from flowkit.train.evaluation import task_metrics, validation_loss
 from flowkit.train.loader import Share
@@ -211,6 +211,8 @@ def train(run: Run) -> dict[str, Any]:
     try:
         with StopSignals() as stop, closing(iter(run.loader)) as shares:
             ending = Loop(run, stop).go(shares)
+        if run.together.count > 1:
+            run.peaks = run.together.all(summary.peak_memory_mb(run.device))
         told = stop.received or "a signal to another process"
         status = f"stopped by {told}" if run.step < run.trainer.steps else "finished"
         if ending == "time":

@@ -127,6 +127,8 @@ class Run:
         )  # fmt: skip
         self.window, self.step, self.seconds = Window(), 0, 0.0
         self.results: dict[str, float] = {}
+        #: The most memory that each of several processes took, once training is over.
+        self.peaks: list[float] = []
         self.best: tuple[int, float] | None = None
         notes = [] if found is None else self._take_up(found[1])
         if found is None and resume is not None and not dry_run:
@@ -288,6 +290,7 @@ class Run:
             "sampling": summary.sampling(self.sampler),
             "seconds": self.seconds,
             "peak_memory_mb": summary.peak_memory_mb(self.device),
+            **({"peak_memory_mb_each": self.peaks} if self.peaks else {}),
             "device": summary.device_name(self.device),
             "conditions": self.conditions(),
             **({} if self.team is None else {"topology": self.team.facts()}),
