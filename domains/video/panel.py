@@ -71,7 +71,7 @@ class VideoPanel(Panel):
         """A clip of the test split, as :class:`BouncingSprites` draws it."""
         from domains.video.data.sprites import BouncingSprites
 
-        source = BouncingSprites(frames=_EXAMPLE, size=max(32, self.predictor.size))
+        source = BouncingSprites(frames=_EXAMPLE, size=max(32, self.predictor.size), colour=True)
         return _written(folder / "sprites.mp4", source.split("test").read(np.array([3]))[0], source.fps)
 
     def _own(self, folder: Path) -> Path:

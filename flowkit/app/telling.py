@@ -94,7 +94,9 @@ STYLE = """
 .fk-head h2 { margin: .2em 0 .1em; font-size: 1.45em; font-weight: 650; }
 .fk-head p { margin: .15em 0; max-width: 78ch; }
 .fk-small { color: var(--body-text-color-subdued); font-size: .88em; }
-.fk-section { padding: .6em 1em 0; font-weight: 650; color: var(--body-text-color-subdued); }
+.fk-label { font-weight: 600; margin-bottom: -.4em; }
+.fk-section { padding: .6em 1em; background: var(--block-background-fill); font-weight: 650;
+  color: var(--body-text-color-subdued); }
 .fk-status { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .8em 1em; min-height: 3.2em;
   background: var(--block-background-fill); }
 .fk-idle { color: var(--body-text-color-subdued); }

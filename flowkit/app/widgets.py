@@ -147,6 +147,9 @@ def _kind(path: str) -> str:
 
 def _place(kind: str, label: str, name: str, *, many: bool) -> Any:
     shared: dict[str, Any] = {"label": label, "elem_id": name, "interactive": False, "visible": not many}
+    if not many:  # gradio's own label would cover a corner of the picture
+        gr.HTML(f'<div class="fk-label">{label}</div>', padding=False)
+        shared["show_label"] = False
     if kind == "sound":
         return gr.Audio(type="filepath", buttons=["download"], **shared)
     if kind == "film":

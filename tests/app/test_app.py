@@ -1,0 +1,105 @@
+"""The page of ``flowkit app`` over HTTP: what each panel makes, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import re
+import socket
+import wave
+
+import pytest
+
+from flowkit.app.generic import SamplesPanel, panel_of
+from flowkit.artifacts import from_pretrained
+from flowkit.cli.main import main
+
+
+@pytest.fixture
+def ask(served, tmp_path):
+    gradio_client = pytest.importorskip("gradio_client")
+    client = gradio_client.Client(served.url, verbose=False, download_files=tmp_path)
+
+    def call(name: str, **values):
+        status, *results = client.predict(api_name=f"/{name}", **values)
+        return status, [r["value"] if isinstance(r, dict) and "value" in r else r for r in results]
+
+    return call
+
+
+def fact(status: str, key: str) -> str:
+    found = re.search(rf'data-fact="{key}">([^<]*)<', status)
+    assert found, status
+    return found[1]
+
+
+def test_a_sentence_is_spoken_with_the_steps_that_were_asked_for(ask):
+    status, (sound, mel, alignment) = ask("speech_prompts_en", param_0="Hello there.", param_5=3)
+    assert fact(status, "nfe") == fact(status, "calls") == "3"
+    with wave.open(str(sound)) as file:
+        seconds = file.getnframes() / file.getframerate()
+    assert seconds == pytest.approx(float(fact(status, "fact-0").split()[0]), abs=0.01)
+    assert str(mel).endswith(".png")
+    assert str(alignment).endswith(".png")
+
+
+def test_an_empty_text_is_one_line_and_leaves_no_results(ask):
+    status, results = ask("speech_prompts_en", param_0="  ")
+    assert "the text is empty" in status
+    assert "fk-mistake" in status
+    assert results == [None, None, None]
+
+
+def test_a_policy_is_filmed_and_judged(ask):
+    from domains.video.reading import read_square
+
+    status, (film, _) = ask("policy_fork", param_1=1)
+    assert fact(status, "fact-0") in ("0 of 1", "1 of 1")
+    assert 1 <= float(fact(status, "nfe")) <= 5
+    frames, _ = read_square(str(film["video"] if isinstance(film, dict) else film), size=64, start=0, count=500)
+    assert len(frames) > 10
+
+
+def test_an_environment_that_does_not_exist_is_one_line(ask):
+    status, _ = ask("policy_fork", param_0="FlowKit/Spoon-v0")
+    assert "fk-mistake" in status
+    assert "Spoon" in status
+
+
+def test_a_clip_is_gone_on_with(ask):
+    status, (film, strip) = ask("video_river_sprites", param_2=2, param_3=1, param_10=2)
+    assert fact(status, "nfe") == "2"
+    assert fact(status, "fact-0") == "5 known + 2"
+    assert film
+    assert str(strip).endswith(".png")
+
+
+def test_a_clip_that_is_too_short_is_one_line(ask):
+    status, results = ask("video_river_sprites", param_1=16, param_4=0, param_5=30)
+    assert "sprites.mp4 has 10 frames from frame 30 on" in status
+    assert results == [None, None]
+
+
+def test_other_tasks_get_the_general_panel_which_counts_calls(tmp_path):
+    run = tmp_path / "run"
+    short = ["--trainer.steps", "2", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0"]
+    assert main(["train", "generic/mixture-flow-matching", "--out", str(run), "--device", "cpu", *short]) == 0
+    artifact = from_pretrained(run)
+    panel = panel_of(artifact)
+    assert type(panel) is SamplesPanel
+    made = panel.run({"number": 5, "seed": 0, "request": ""}, artifact.sampler)
+    assert set(made.shown) == {"points"}
+    solver = type(artifact.sampler.solver).__name__
+    assert made.nfe == artifact.sampler.steps * {"Euler": 1, "Midpoint": 2}[solver]
+
+
+def test_mistakes_of_the_command_are_one_line(capsys):
+    pytest.importorskip("gradio")
+    assert main(["app", "no/such", "--no-browser"]) == 2
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["app", "policy/fork", "--no-browser", "--device", "cpu", "--port", port]) == 2
+    err = capsys.readouterr().err
+    assert "no/such" in err
+    assert f"--port {port}" in err
+    assert "Traceback" not in err
