@@ -112,6 +112,6 @@ STYLE = """
 .fk-note { margin-top: .5em; font-size: .9em; color: #a15c00; }
 .dark .fk-note { color: #ffb547; }
 .fk-table { margin-top: .7em; border-collapse: collapse; font-size: .9em; font-variant-numeric: tabular-nums; }
-.fk-table th, .fk-table td { padding: .15em 1.4em .15em 0; text-align: left; }
+.fk-status .fk-table :is(th, td, tr) { border: 0; padding: .15em 1.4em .15em 0; text-align: left; }
 .fk-table th { color: var(--body-text-color-subdued); font-weight: 500; }
 """

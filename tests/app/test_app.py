@@ -103,3 +103,16 @@ def test_mistakes_of_the_command_are_one_line(capsys):
     assert "no/such" in err
     assert f"--port {port}" in err
     assert "Traceback" not in err
+
+
+def test_pictures_are_drawn_of_a_class(tmp_path):
+    run = tmp_path / "run"
+    short = ["--trainer.steps", "2", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0"]
+    assert main(["train", "imaging/smoke/glyphs-flow-matching", "--out", str(run), "--device", "cpu", *short]) == 0
+    artifact = from_pretrained(run)
+    panel = panel_of(artifact)
+    asked = {c.name: getattr(c, "value", None) for c in panel.controls()} | {"number": 3}
+    made = panel.run(asked, artifact.sampler)
+    assert made.nfe is not None
+    assert made.nfe >= 1
+    assert made.shown["pictures"].save(tmp_path / "grid").suffix == ".png"
