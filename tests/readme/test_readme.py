@@ -142,6 +142,9 @@ def _run(words: list[str], where: str) -> None:
     if words[0] == "cp":
         shutil.copyfile(words[1], words[2])
         return
+    if words[0] in ("torchrun", "accelerate"):
+        # The launchers themselves are tried elsewhere: what they start is run in this process.
+        words = ["flowkit", *words[words.index("flowkit.cli.main") + 1 :]]
     assert words[0] == "flowkit", f"{where}: no rule says how to run {line!r}"
     arguments = [*words[1:], *SHORTER.get(words[1], [])]
     for i, word in enumerate(arguments):
