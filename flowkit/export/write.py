@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import torch
 from flowkit import atomic
 from flowkit.config import plugins
 from flowkit.errors import UserError
-from flowkit.export.backends import BACKENDS, Runner, quiet
+from flowkit.export.backends import BACKENDS, Runner
+from flowkit.export.trace import draw, trace
 from flowkit.programs import Exportable, Port, Program, planned, solutions
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
@@ -27,7 +27,6 @@ FORMAT = 1
 INFO, CARD = "export.json", "README.md"
 #: Largest difference from eager, as a share of the largest output where that is above 1.
 TOLERANCE = 1e-4
-_LARGEST = 1 << 20
 
 
 def write_export(
@@ -103,78 +102,36 @@ def describe(sampler: Sampler) -> dict[str, Any]:
     }
 
 
-def trace(name: str, program: Program, seed: int = 0) -> Any:
-    """The ``torch.export.ExportedProgram`` of a program, its axes free.
-
-    Raises:
-        UserError: it cannot be traced.
-    """
-    free = {
-        key: axis.multiple * torch.export.Dim(f"{key}_of_{axis.multiple}", min=-(-axis.least // axis.multiple))
-        if axis.multiple > 1
-        else torch.export.Dim(key, min=axis.least, max=_LARGEST)
-        for key, axis in program.axes.items()
-    }
-    shapes = tuple(
-        {i: free[size] for i, size in enumerate(port.shape) if isinstance(size, str)} for port in program.inputs
-    )
-    try:
-        with torch.no_grad(), quiet(), _unchecked():
-            traced = torch.export.export(
-                _Positional(program.module), draw(program, 0, seed), dynamic_shapes=(shapes,), strict=False
-            )
-    except UserError:
-        raise
-    except Exception as error:  # tracing runs the networks' own code, which may fail in any way
-        raise UserError(
-            f"the program {name} cannot be traced by torch.export: {plugins.one_line(error)[:300]}"
-        ) from error
-    for part in traced.graph_module.modules():
-        for node in getattr(part, "graph", torch.fx.Graph()).nodes:
-            node.meta.pop("stack_trace", None)  # where FlowKit lies here is nobody's business
-    used = {*traced.graph_signature.parameters, *traced.graph_signature.buffers}
-    for key in [key for key in traced.state_dict if key not in used]:
-        del traced.state_dict[key]
-    return traced
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    """Shape checks, where somebody turned them on, bind each size to the one that is traced."""
-    import jaxtyping
-
-    was = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", was)
-
-
-class _Positional(torch.nn.Module):
-    """Takes the inputs as one tuple of arguments, whatever the module calls them."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.module(*inputs)
-
-
-def draw(program: Program, number: int, seed: int) -> tuple[torch.Tensor, ...]:
-    """Random inputs; ``number`` 0 has the sizes of the trace."""
-    generator = torch.Generator().manual_seed(seed + number)
-    sizes = {key: axis.sizes[number % len(axis.sizes)] for key, axis in program.axes.items()}
-    return tuple(port.draw(sizes, generator) for port in program.inputs)
-
-
 def _write_program(
     folder: Path, name: str, program: Program, formats: Sequence[str], seed: int, tell: Callable[[str], object]
 ) -> dict[str, Any]:
     """Write and verify one program; what ``export.json`` says of it."""
+    try:
+        files, errors = _write_files(folder, name, program, formats, seed, tell, loops=True)
+    except UserError:  # a loop asks more of a network's code, of torch and of exporters than steps one after the other
+        files, errors = _write_files(folder, name, program, formats, seed, tell, loops=False)
+    return {
+        "about": program.about,
+        "files": files,
+        "inputs": [_port(port) for port in program.inputs],
+        "outputs": [_port(port) for port in program.outputs],
+        "axes": {key: {"least": axis.least, "multiple": axis.multiple} for key, axis in program.axes.items()},
+        **_cost(program, seed),
+        "verified": {
+            "sizes": {key: list(axis.sizes) for key, axis in program.axes.items()},
+            "largest_difference": errors,
+            "tolerance": TOLERANCE,
+        },
+    }
+
+
+def _write_files(
+    folder: Path, name: str, program: Program, formats: Sequence[str], seed: int, tell: Callable[[str], object], *,
+    loops: bool,
+) -> tuple[dict[str, Any], dict[str, float]]:  # fmt: skip
+    """A program's files, and the largest difference of each from eager."""
     began = time.perf_counter()
-    traced = trace(name, program, seed)
+    traced = trace(name, program, seed, loops=loops)
     files, errors = {}, {}
     for key in formats:
         path = folder / (name + BACKENDS[key].suffix)
@@ -191,19 +148,7 @@ def _write_program(
             f"{path.name}: {path.stat().st_size / 2**20:.2f} MiB, differs from eager by at most {errors[key]:.1e} "
             f"({time.perf_counter() - began:.0f} s)"
         )
-    return {
-        "about": program.about,
-        "files": files,
-        "inputs": [_port(port) for port in program.inputs],
-        "outputs": [_port(port) for port in program.outputs],
-        "axes": {key: {"least": axis.least, "multiple": axis.multiple} for key, axis in program.axes.items()},
-        **_cost(program, seed),
-        "verified": {
-            "sizes": {key: list(axis.sizes) for key, axis in program.axes.items()},
-            "largest_difference": errors,
-            "tolerance": TOLERANCE,
-        },
-    }
+    return files, errors
 
 
 def _cost(program: Program, seed: int) -> dict[str, int]:

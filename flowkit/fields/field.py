@@ -40,6 +40,9 @@ class Field(ABC):
     def __call__(self, x: Float[Tensor, "b *d"], t: Float[Tensor, " b"], cond: Cond | None = None) -> Evaluation:
         """The velocity at (x, t). Both belong to the caller: do not write into them."""
 
+    def ready(self, cond: Cond | None) -> None:
+        """Make beforehand what evaluations with this very condition share: the body of a program's loop cannot."""
+
 
 class FunctionField(Field):
     """A plain function ``(x, t) -> v`` or ``(x, t, cond) -> v`` as a field: how :func:`flowkit.solve` reads it."""

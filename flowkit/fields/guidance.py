@@ -46,6 +46,9 @@ class _Guided(Field):
         self.rescale = rescale
         self._always = interval[0] <= 0.0 and interval[1] >= 1.0
 
+    def ready(self, cond: Cond | None) -> None:
+        self.field.ready(cond)
+
     def active(self, t: Tensor) -> Tensor:
         return (t >= self.interval[0]) & (t <= self.interval[1])
 
@@ -126,6 +129,10 @@ class _ClassifierFreeField(_Guided):
             self._cond = cond
         return self._doubled
 
+    def ready(self, cond: Cond | None) -> None:
+        if cond is not None:
+            self.field.ready(self._double(cond))
+
     def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Evaluation, Tensor, int | Tensor]:
         if cond is None:
             raise UserError("classifier-free guidance needs a condition to leave out, and none was given")
@@ -186,6 +193,10 @@ class _AutoguidedField(_Guided):
     def __init__(self, field: Field, weak: Field, scale: float, interval: tuple[float, float], rescale: float) -> None:
         super().__init__(field, scale, interval, rescale)
         self.weak = weak
+
+    def ready(self, cond: Cond | None) -> None:
+        self.field.ready(cond)
+        self.weak.ready(cond)
 
     def both(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Evaluation, Tensor, int | Tensor]:
         strong, weak = self.field(x, t, cond), self.weak(x, t, cond)

@@ -72,9 +72,10 @@ class RungeKutta(Solver):
         memory: Any,
         cond: Cond | None,
         *,
-        size: float | None = None,
+        size: float | Tensor | None = None,
         estimate: bool = True,
     ) -> Step:
+        """See :class:`Solver`; ``size`` may also be a tensor of one number, on a grid that a program loops over."""
         if size is None:
             return self._step_per_sample(field, t0, t1, x, first, cond)
         # On a fixed grid the last of the same stages is left to the loop, which needs it at every step but the last.
@@ -153,14 +154,17 @@ class RungeKutta(Solver):
         return self._tables[key]
 
 
-def _combine(x: Tensor, size: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+def _combine(x: Tensor, size: float | Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """x + size sum_i weights_i slopes_i, one fused addition for each weight that is not zero."""
     out = None
     for weight, slope in zip(weights, slopes, strict=False):
         if weight == 0:
             continue
         # The sum is ours alone after the first term, and addition saves nothing for the backward pass: add in place.
-        out = torch.add(x, slope, alpha=size * weight) if out is None else out.add_(slope, alpha=size * weight)
+        if isinstance(size, Tensor):
+            out = (x if out is None else out) + (size * weight).to(x.dtype) * slope
+        else:
+            out = torch.add(x, slope, alpha=size * weight) if out is None else out.add_(slope, alpha=size * weight)
     return x if out is None else out
 
 

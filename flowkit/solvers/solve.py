@@ -22,6 +22,7 @@ from flowkit.solvers.adaptive_loop import run_adaptive
 from flowkit.solvers.controllers import Tolerance
 from flowkit.solvers.fixed_loop import run_fixed
 from flowkit.solvers.save import END, Save, SavePlan
+from flowkit.solvers.scanned_loop import run_scanned, scans
 from flowkit.solvers.sensitivity import Direct, Hook, Problem, Sensitivity
 from flowkit.solvers.solver import Controller, Solution, Solver
 
@@ -92,7 +93,7 @@ def integrate(problem: Problem) -> Solution:
     # An empty span is a grid without steps.
     plan = problem.controller.plan(problem.span) if start != end else (start,)
     if plan is not None:
-        return run_fixed(problem, plan)
+        return run_scanned(problem, plan) if scans(problem, plan) else run_fixed(problem, plan)
     if problem.cond is not None and problem.cond.varies:
         raise UserError(
             "solve: the condition is redrawn at every evaluation, so steps cannot be chosen by an error: use FixedSteps"

@@ -24,7 +24,8 @@ from flowkit.cli.main import main
 from flowkit.cond import Cond
 from flowkit.errors import UserError
 from flowkit.export import cached_export, open_export, write_export
-from flowkit.export.write import trace, verify
+from flowkit.export.trace import trace
+from flowkit.export.write import verify
 from flowkit.fields.guidance import ClassifierFree
 from flowkit.nn.mlp import MLP
 from flowkit.nn.network import NetworkSpec
