@@ -7,8 +7,8 @@ may be drawn through a Gaussian latent,
     latent = mean(w_0 .. w_i) + temperature * deviation(w_0 .. w_i) * e,    w_{i+1} = decoder(latent),
 
 with the loss |w_{i+1} - decoder(latent)|^2 + kl KL(N(mean, deviation^2) || N(0, 1)), all sums over elements, divided
-by the number of elements of a state. Sampling takes T - 1 calls. He et al. 2024, "CaLMFlow: Volterra Flow Matching
-using Causal Language Models" (arXiv 2410.05292).
+by the number of elements of a state that are real and kept. Sampling takes T - 1 calls. He et al. 2024, "CaLMFlow:
+Volterra Flow Matching using Causal Language Models" (arXiv 2410.05292).
 
 On straight conditional paths two points give x1 away, so the loss on given histories falls towards 0 while the first
 step carries all that is random: judge by free-running samples alone.
@@ -38,6 +38,7 @@ from flowkit.solvers.solver import Solution, Status
 from flowkit.sources.gaussian import Gaussian
 from flowkit.sources.source import Source
 from flowkit.tensors import like as over
+from flowkit.tensors import sum_per_sample
 
 if TYPE_CHECKING:
     from flowkit.solvers.sampler import Sampler
@@ -127,7 +128,8 @@ class CaLMFlow(FlowMatching):
         rows, p = batch.x1.shape[0], self.trajectories
         if rows % p:  # the last batch: rows again, without a weight of their own
             again = torch.arange(rows + -rows % p, device=batch.x1.device) % rows
-            batch = batch.replace(x0=batch.x0[again], x1=batch.x1[again], cond=batch.cond.take(again))
+            keep = None if batch.keep is None else batch.keep[again]
+            batch = batch.replace(x0=batch.x0[again], x1=batch.x1[again], cond=batch.cond.take(again), keep=keep)
         assert batch.x0 is not None
         assert batch.x1 is not None
         grid = self.grid(batch.x1.device)
@@ -143,14 +145,17 @@ class CaLMFlow(FlowMatching):
         seen = interleave(w[:, :-1], p)
         times = grid[:-1].repeat_interleave(p).expand(seen.shape[0], -1)
         heads = self._network(networks)((seen,), (times,), batch.cond)
-        out, divergence = self._point(networks, heads, w[0, 0].numel(), 1.0, generator)
+        out, divergence = self._point(networks, heads, 1.0, generator)
         out = deinterleave(out, p).to(target.dtype)
         keep = batch.loss_mask
         each = None if keep is None else keep[:, None].expand_as(target).flatten(0, 1)
         error = squared_error(out.flatten(0, 1), target.flatten(0, 1), each).unflatten(0, out.shape[:2]).mean(1)
         parts = {"flow": error}
         if divergence is not None:
-            parts["kl"] = self.kl * deinterleave(divergence, p).mean(1).to(error)
+            elements = (
+                w[0, 0].numel() if keep is None else sum_per_sample(keep.expand_as(w[:, 0]).to(error)).clamp_min(1)
+            )
+            parts["kl"] = self.kl * deinterleave(divergence, p).mean(1).to(error) / elements
         parts = {name: part[:rows] for name, part in parts.items()}
         if batch.weight is not None:
             parts = {name: part * batch.weight[:rows].to(part) for name, part in parts.items()}
@@ -165,15 +170,14 @@ class CaLMFlow(FlowMatching):
         self,
         networks: Networks,
         heads: dict[str, Tensor],
-        elements: int,
         temperature: float,
         generator: RandomSource | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The outputs of the points, and the divergence (b, n) of their latents per element of a state."""
+        """The outputs of the points, and the divergence (b, n) of their latents."""
         if not self.latent:
             return heads["v"], None
         mean, variance = heads["mean"], heads["variance"]
-        divergence = 0.5 * (mean.square() + variance - variance.log() - 1.0).sum(-1) / elements
+        divergence = 0.5 * (mean.square() + variance - variance.log() - 1.0).sum(-1)
         latent = mean
         if temperature:
             # Rows first, whatever is interleaved: draws are keyed by them.
@@ -238,7 +242,7 @@ class CaLMFlow(FlowMatching):
         for i in range(self.points - 1):
             times = grid[i].expand(w.shape[0] // p, p)
             heads, memory = network.extend(memory, (interleave(w[:, None], p),), (times,), cond)
-            out = deinterleave(self._point(networks, heads, 1, self.temperature, generator)[0], p)[:, 0].to(w.dtype)
+            out = deinterleave(self._point(networks, heads, self.temperature, generator)[0], p)[:, 0].to(w.dtype)
             w = out if self.predicts == "next" else w + over(grid[i + 1] - grid[i].expand(w.shape[0]), w) * out
             w = cond.real(w)
         x, calls = w[:rows], self.points - 1

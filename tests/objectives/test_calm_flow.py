@@ -189,6 +189,26 @@ def test_padding_does_not_count():
     assert not bool(made[:, 2].any())
 
 
+def test_the_divergence_counts_real_elements_alone():
+    objective = CaLMFlow(points=4, latent=5, coupling=GivenPairs())
+    networks = built(objective)
+    (x0, _), (x1, _) = points(2, 1, seed=1), points(2, 1, seed=2)
+    given = {"x0": x0[:, 0], "x1": x1[:, 0]}
+    real = torch.tensor([[True, True, False], [True, False, False]])
+    t = torch.linspace(0.0, 1.0, 4)
+    w = (x0 + t[:, None] * (x1 - x0)).where(real[:, None], 0.0)
+    heads = networks.main((w[:, :-1],), (t[:-1].expand(2, -1),), Cond())
+    divergence = 0.5 * (heads["mean"].square() + heads["variance"] - heads["variance"].log() - 1.0).sum(2).mean(1)
+    padded = objective.loss(networks, Batch(**given, cond=Cond(padding=real))).terms["kl"]
+    assert torch.allclose(padded, divergence / torch.tensor([2.0, 1.0]))
+    # What is real but not kept counts as little, also where rows are read together and one is read twice.
+    kept = objective.loss(networks, Batch(**given, keep=real)).terms["kl"]
+    plain = objective.loss(networks, Batch(**given)).terms["kl"]
+    assert torch.allclose(kept, plain * 3.0 / torch.tensor([2.0, 1.0]))
+    three = CaLMFlow(points=4, latent=5, trajectories=3, coupling=GivenPairs())
+    assert three.loss(built(three), Batch(**given, keep=real)).total.isfinite()
+
+
 def test_what_it_cannot_do_is_refused_in_a_line():
     objective = CaLMFlow(points=8)
     networks, like = built(objective), torch.zeros(2, *STATE, dtype=torch.float64)
