@@ -136,6 +136,7 @@ def case(recipe: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
     batches, rounds = (args.batches or SIZES[args.device][0]), (args.rounds or SIZES[args.device][1])
     with tempfile.TemporaryDirectory(prefix="training-speed-run-") as folder:
         run = build(recipe, mode, Path(folder), device=args.device, batch=args.batch, data=args.data)
+        batches = min(batches, run.loader.order.batches)
         # The order begins again after so many batches: the same shapes in every round.
         run.loader._next = lambda _epoch, index: (0, (index + 1) % batches)
         marks = Marks(run)
