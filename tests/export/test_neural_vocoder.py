@@ -138,6 +138,7 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # 20 s; its parts are tested above and in test_export
 def test_flowkit_speak_by_programs_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
