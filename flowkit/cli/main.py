@@ -30,7 +30,7 @@ VERBS = {
     "evaluate": "measure a run or a pretrained model on a split of its data",
     "list": "list methods, recipes, data, solvers, paths, couplings, pretrained models and more",
     "show": "explain a run, a recipe or a class",
-    "data": "prepare a recipe's data, or print its statistics",
+    "data": "prepare a recipe's data, write them as shards, or print their statistics",
     "new": "write a working skeleton of a method or a domain, with its test",
 }
 
