@@ -76,10 +76,10 @@ class Bench:
         self.common: list[Override] = [
             ("data.folder", json.dumps(str(files))), ("data.validation", "1000"), ("trainer.progress", "false"),
             ("trainer.tensorboard", "false"), ("trainer.evaluate_every", "0"), ("trainer.sample_every", "0"),
-            ("trainer.checkpoint_every", "0"), ("trainer.graphs", "false"), *arguments.set,
+            ("trainer.checkpoint_every", "0"), *arguments.set,
         ]  # fmt: skip
         if self.device.type == "cpu":
-            self.common += [("trainer.device", "cpu"), ("trainer.precision", "fp32")]
+            self.common += [("trainer.device", "cpu"), ("trainer.precision", "fp32"), ("trainer.graphs", "false")]
         recipe = load_recipe(RECIPE, self.common, trainer=Trainer).build()
         self.batch, self.data = recipe.trainer.batch, recipe.data
         self.judge = Judge(recipe.task, self.data, self.device, pictures=arguments.pictures)
@@ -93,9 +93,13 @@ class Bench:
     # --- training ---------------------------------------------------------------------------------------------------
 
     def steps(self, method: Method, seconds: float) -> int:
-        """Steps that fit in ``seconds``, by the time of a few."""
+        """Steps that fit in ``seconds``, by the time of a few; only stages need to know, and those are launched step by
+        step.
+        """
         if self.arguments.steps:
             return self.arguments.steps
+        if not method.stages:
+            return 10**7
         step = costs.Stepper(RECIPE, method, self.raw(), self.common)
         costs.seconds_a_step(step, self.device, steps=10)
         # The trainer reads, averages and records beside: about a twentieth.
