@@ -34,11 +34,13 @@ from flowkit.objectives.objective import Loss, Networks
 from flowkit.paths.linear import LinearPath
 from flowkit.paths.path import Path
 from flowkit.random import RandomSource, normal, normal_like
+from flowkit.solvers.euler import Euler
 from flowkit.solvers.solver import Solution, Status
 from flowkit.sources.gaussian import Gaussian
 from flowkit.sources.source import Source
 from flowkit.tensors import like as over
 from flowkit.tensors import sum_per_sample
+from flowkit.times.grids import UniformGrid
 
 if TYPE_CHECKING:
     from flowkit.solvers.sampler import Sampler
@@ -197,7 +199,7 @@ class CaLMFlow(FlowMatching):
         )
 
     def check_sampler(self, sampler: Sampler, span: tuple[float, float] = (0.0, 1.0)) -> None:
-        """T - 1 steps from 0 to 1, without guidance and controllers.
+        """T - 1 even steps from 0 to 1, without guidance, controllers and solvers of equations.
 
         Raises:
             UserError: anything else.
@@ -209,6 +211,11 @@ class CaLMFlow(FlowMatching):
             raise UserError(
                 f"CaLMFlow was built for {self.points} points, made in {self.points - 1} steps, not by {given}: set "
                 f"sampler.steps to {self.points - 1}"
+            )
+        if not isinstance(sampler.solver, Euler) or not isinstance(sampler.grid, UniformGrid):
+            raise UserError(
+                f"CaLMFlow makes one point after the other at even times, not by {type(sampler.solver).__name__} on "
+                f"{sampler.grid!r}: set sampler.solver: Euler and sampler.grid: UniformGrid"
             )
         if span != (0.0, 1.0):
             raise UserError(f"CaLMFlow samples from 0 to 1, not from {span[0]:g} to {span[1]:g}: it solves no equation")
@@ -228,9 +235,11 @@ class CaLMFlow(FlowMatching):
         """Point after point, each read by the network before the next; see :class:`Objective`.
 
         Raises:
-            UserError: as :class:`FlowMatching`, and what :meth:`check_sampler` refuses.
+            UserError: as :class:`FlowMatching`, what :meth:`check_sampler` refuses, and hooks.
         """
         self.check_sampler(sampler, span)
+        if hooks:
+            raise UserError("CaLMFlow takes no steps of a solver, which hooks could watch: leave them out")
         w = self.beginning(like, cond, sampler=sampler, x0=x0, start=0.0, generator=generator)
         rows, p, network = w.shape[0], self.trajectories, self._network(networks)
         if rows % p:

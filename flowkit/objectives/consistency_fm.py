@@ -17,14 +17,11 @@ Both differences are formed without cancellation: x_r - x_t = (r - t) (x1 - x0) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from flowkit.cond import Cond
 from flowkit.couplings.coupling import Batch
 from flowkit.errors import UserError
 from flowkit.fields.predictions import Velocity
@@ -35,7 +32,6 @@ from flowkit.objectives.objective import Loss, Networks
 from flowkit.paths.linear import LinearPath
 from flowkit.random import RandomSource
 from flowkit.solvers.euler import Euler
-from flowkit.solvers.solver import Solution
 from flowkit.tensors import like
 from flowkit.times.segments import Segments
 
@@ -184,25 +180,3 @@ class ConsistencyFM(FlowMatching):
             )
         grid = f"{len(plan) - 1} steps on {sampler.grid!r}" if sampler.controller is None else repr(sampler.controller)
         self.segments.check(plan, grid)
-
-    def generate(
-        self,
-        networks: Networks,
-        like: Float[Tensor, "b *d"],
-        cond: Cond,
-        *,
-        sampler: Sampler,
-        x0: Tensor | None = None,
-        span: tuple[float, float] = (0.0, 1.0),
-        generator: RandomSource | None = None,
-        hooks: Sequence[Callable[..., Any]] = (),
-    ) -> Solution:
-        """See :class:`FlowMatching`.
-
-        Raises:
-            UserError: as :class:`FlowMatching`, and what :meth:`check_sampler` refuses.
-        """
-        self.check_sampler(sampler, span)
-        return super().generate(
-            networks, like, cond, sampler=sampler, x0=x0, span=span, generator=generator, hooks=hooks
-        )

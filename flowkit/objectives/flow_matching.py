@@ -240,9 +240,10 @@ class FlowMatching(Objective):
         (inversion, stylisation).
 
         Raises:
-            UserError: the span starts elsewhere than at 0 and no ``x0`` was given, or a temperature was asked for
-            beside a given ``x0``.
+            UserError: the span starts elsewhere than at 0 and no ``x0`` was given, a temperature was asked for beside
+            a given ``x0``, or what :meth:`check_sampler` refuses.
         """
+        self.check_sampler(sampler, span)
         state = self.beginning(like, cond, sampler=sampler, x0=x0, start=span[0], generator=generator)
         field: Field = self.field(networks)
         if sampler.guidance is not None:

@@ -24,12 +24,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowkit.couplings.coupling import Batch
-from flowkit.errors import UserError
 from flowkit.fields.predictions import DataPrediction, Prediction
 from flowkit.objectives.distance import Distance, PseudoHuber
 from flowkit.objectives.flow_matching import FlowMatching, squared_error
 from flowkit.objectives.segmented import Piece, Segmented
-from flowkit.paths.affine import AffinePath
+from flowkit.paths.affine import affine
 from flowkit.paths.path import Point
 from flowkit.solvers.ddim import DDIM
 from flowkit.solvers.solver import Solver
@@ -60,7 +59,7 @@ class RectifiedDiffusion(FlowMatching):
         **flow_matching: Any,
     ) -> None:
         super().__init__(prediction=prediction, distance=distance, times=times, **flow_matching)
-        _affine(self)
+        affine(self.path, type(self).__name__)
 
 
 class PhasedRectifiedDiffusion(Segmented):
@@ -91,11 +90,11 @@ class PhasedRectifiedDiffusion(Segmented):
             teacher_steps=teacher_steps,
             **segmented,
         )
-        _affine(self)
+        affine(self.path, type(self).__name__)
 
     def inside(self, piece: Piece, share: Float[Tensor, " b"]) -> Point:
         """The point on the first-order curve through both ends."""
-        path, t = _affine(self), self.time_inside(piece, share)
+        path, t = affine(self.path, type(self).__name__), self.time_inside(piece, share)
         # In float64: w is a difference of products.
         alpha_s, sigma_s, _, _ = path.coefficients(piece.start.double())
         alpha_e, sigma_e, _, _ = path.coefficients(piece.end.double())
@@ -110,7 +109,7 @@ class PhasedRectifiedDiffusion(Segmented):
         self, output: Float[Tensor, "b *d"], x: Float[Tensor, "b *d"], point: Point, batch: Batch
     ) -> Float[Tensor, " b"]:
         """The error of the state at the segment's end, where the first-order step from ``x`` lands."""
-        path, end = _affine(self), self.segments.end(point.t)
+        path, end = affine(self.path, type(self).__name__), self.segments.end(point.t)
         v = self.prediction.to_velocity(output, x, point.t, path)
         alpha, sigma, _, _ = path.coefficients(end)
         landed = like(alpha, x) * path.data(x, v, point.t) + like(sigma, x) * path.noise(x, v, point.t)
@@ -118,9 +117,3 @@ class PhasedRectifiedDiffusion(Segmented):
         if self.distance is None:
             return squared_error(landed, target, batch.loss_mask, self.reduce)
         return self.distance(landed, target, batch.loss_mask)
-
-
-def _affine(objective: FlowMatching) -> AffinePath:
-    if not isinstance(objective.path, AffinePath):
-        raise UserError(f"{type(objective).__name__} needs an affine path, and {type(objective.path).__name__} is none")
-    return objective.path

@@ -14,10 +14,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from flowkit.errors import UserError
 from flowkit.fields.predictions import Velocity
 from flowkit.objectives.segmented import Piece, Segmented
-from flowkit.paths.affine import AffinePath
+from flowkit.paths.affine import affine
 from flowkit.paths.linear import LinearPath
 from flowkit.paths.path import Point
 from flowkit.tensors import like
@@ -42,7 +41,6 @@ class SeqRF(Segmented):
         t = self.time_inside(piece, share)
         if isinstance(self.prediction, Velocity):
             return Point(piece.x_start, piece.x_end, t, line.xt, v)
-        if not isinstance(self.path, AffinePath):
-            raise UserError(f"{self.prediction!r} needs an affine path, and {type(self.path).__name__} is none")
         # What a network says of another kind is read off (x, v), as a field would read it.
-        return Point(self.path.noise(line.xt, v, t), self.path.data(line.xt, v, t), t, line.xt, v)
+        path = affine(self.path, self.prediction)
+        return Point(path.noise(line.xt, v, t), path.data(line.xt, v, t), t, line.xt, v)

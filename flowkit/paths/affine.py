@@ -157,6 +157,18 @@ class AffinePath(Path):
         return torch.addcmul(of_x * x, of_output, output)
 
 
+def affine(path: Path | None, who: object, instead: str = "") -> AffinePath:
+    """``path``, where it is affine.
+
+    Raises:
+        UserError: it is not: ``who`` needs one, and may do ``instead``.
+    """
+    if isinstance(path, AffinePath):
+        return path
+    kind = "this field has none" if path is None else f"{type(path).__name__} is none"
+    raise UserError(f"{who} needs an affine path, and {kind}{instead and f': {instead}'}")
+
+
 def require_independent_gaussian(holds: bool) -> None:
     """Refuse a score where it would be wrong."""
     if not holds:

@@ -23,7 +23,7 @@ from torch import Tensor
 from flowkit.cond import Cond
 from flowkit.errors import UserError
 from flowkit.fields.field import Evaluation, Field
-from flowkit.paths.affine import AffinePath
+from flowkit.paths.affine import affine
 from flowkit.solvers.solver import Solver, Step
 from flowkit.tensors import like
 
@@ -66,10 +66,7 @@ class DDIM(Solver):
         size: float | None = None,
         estimate: bool = True,
     ) -> Step:
-        path = field.path
-        if not isinstance(path, AffinePath):
-            kind = "none" if path is None else type(path).__name__
-            raise UserError(f"DDIM reads data and noise off the velocity on an affine path, this field has {kind}")
+        path = affine(field.path, "DDIM")
         work = x if x.dtype == torch.float64 else x.float()
         data, noise = path.data(work, first.v.to(work.dtype), t0), path.noise(work, first.v.to(work.dtype), t0)
         if self.clip is not None:

@@ -21,9 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowkit.cond import Cond
-from flowkit.errors import UserError
 from flowkit.fields.field import Evaluation, Field
-from flowkit.paths.affine import AffinePath
+from flowkit.paths.affine import affine
 from flowkit.solvers.solver import Solver, Step
 from flowkit.tensors import like
 
@@ -64,10 +63,7 @@ class DPMSolver2(Solver):
         size: float | None = None,
         estimate: bool = True,
     ) -> Step:
-        path = field.path
-        if not isinstance(path, AffinePath):
-            kind = "none" if path is None else type(path).__name__
-            raise UserError(f"DPMSolver2 reads the data off the velocity on an affine path, this field has {kind}")
+        path = affine(field.path, "DPMSolver2")
         work = x if x.dtype == torch.float64 else x.float()
         alpha0, sigma0, _, _ = path.coefficients(t0)
         alpha1, sigma1, _, _ = path.coefficients(t1)

@@ -23,8 +23,9 @@ from flowkit.nn.sequence import deinterleave, interleave
 from flowkit.objectives import CaLMFlow, FlowMatching, Networks
 from flowkit.paths import TrigonometricPath
 from flowkit.random import Rows
+from flowkit.solvers.midpoint import Midpoint
 from flowkit.solvers.sampler import Sampler
-from flowkit.times import GridTimes
+from flowkit.times import GridTimes, SigmoidGrid
 from flowkit.train.trainer import Trainer
 
 STATE = (3,)
@@ -220,6 +221,12 @@ def test_what_it_cannot_do_is_refused_in_a_line():
         objective.generate(networks, like, Cond(), sampler=Sampler(steps=7, guidance=ClassifierFree(2.0)))
     with pytest.raises(UserError, match="samples from 0 to 1"):
         objective.generate(networks, like, Cond(), sampler=Sampler(steps=7), x0=like, span=(1.0, 0.0))
+    with pytest.raises(UserError, match="not by Midpoint on"):
+        objective.generate(networks, like, Cond(), sampler=Sampler(solver=Midpoint(), steps=7))
+    with pytest.raises(UserError, match="SigmoidGrid"):
+        objective.generate(networks, like, Cond(), sampler=Sampler(steps=7, grid=SigmoidGrid()))
+    with pytest.raises(UserError, match="hooks"):
+        objective.generate(networks, like, Cond(), sampler=Sampler(steps=7), hooks=[print])
     with pytest.raises(UserError, match="MLP reads one state"):
         Networks.build(objective.needs(), MLP)
     with pytest.raises(UserError, match="this task does not tell it"):
