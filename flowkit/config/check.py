@@ -1,8 +1,8 @@
 """Checking a recipe against constructor types before anything is built: every mistake of names is one line for people.
 
 :func:`complete` walks the plain mapping along the annotations: it resolves short class names, refuses unknown keys
-and classes, and fills defaults that are objects, so that the result is explicit. :func:`explain_types` finds the
-value that does not fit its type.
+and classes, and fills defaults that are objects, so that the result is explicit. The values themselves are checked by
+:func:`flowkit.config.typed.typed`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from flowkit.config.classes import Parameter, Slot, describe, element, import_path, parameters, resolve, slot
+from flowkit.config.classes import Parameter, Slot, element, import_path, parameters, resolve, slot
 from flowkit.errors import UserError, nearest
 
 _SPEC_KEYS = {"class_path", "init_args"}
@@ -143,32 +141,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return specification(value)
-
-
-def explain_types(value: Any, annotation: Any, where: str, owner: str = "") -> None:
-    """Raise a :class:`UserError` for the first plain value in a completed tree that does not fit its annotation."""
-    place = slot(annotation)
-    if place is not None:
-        if not isinstance(value, Mapping):
-            return
-        cls = place.base if place.closed else resolve(place.base, value["class_path"], where)
-        _explain_arguments(cls, value if place.closed else value["init_args"], where)
-        return
-    inner = element(annotation)
-    if inner is not None and slot(inner) is not None:
-        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-        for key, item in items:
-            explain_types(item, inner, f"{where}.{key}", owner)
-        return
-    probe = ArgumentParser(exit_on_error=False)
-    probe.add_argument("--value", type=annotation)
-    try:
-        probe.parse_object({"value": value})
-    except Exception:
-        raise UserError(f"{where}: {owner} expects {describe(annotation)}, got {value!r}") from None
-
-
-def _explain_arguments(cls: type, given: Mapping[str, Any], where: str) -> None:
-    for name, parameter in (parameters(cls) or {}).items():
-        if name in given:
-            explain_types(given[name], parameter.annotation, f"{where}.{name}", cls.__name__)

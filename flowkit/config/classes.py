@@ -5,13 +5,16 @@ A recipe may name only classes of the core and of loaded plugins: a dotted path 
 
 from __future__ import annotations
 
+import ast
 import collections.abc
 import dataclasses
 import enum
+import functools
 import importlib
 import inspect
 import re
 import sys
+import textwrap
 import types
 import typing
 from dataclasses import dataclass
@@ -94,19 +97,28 @@ def _import(path: str) -> object:
         return None
 
 
+@functools.cache
 def import_path(cls: type) -> str:
-    """The path that a resolved recipe names a class by."""
+    """The path that a resolved recipe names a class by: through the outermost package that offers it."""
+    parts = cls.__module__.split(".")
+    for n in range(1, len(parts)):
+        package = ".".join(parts[:n])
+        if getattr(sys.modules.get(package), cls.__qualname__, None) is cls:
+            return f"{package}.{cls.__qualname__}"
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def parameters(cls: type) -> dict[str, Parameter] | None:
     """What the constructor of ``cls`` takes, or None when it takes anything and cannot be checked by name.
 
-    ``**kwargs`` stand for what the next constructor in the line of inheritance takes, to which they are handed on.
+    ``**kwargs`` stand for what the next constructor in the line of inheritance takes, to which they are handed on,
+    without what the handing call fills in itself.
     """
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     factories = {f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING}
     found: dict[str, Parameter] = {}
+    filled: set[str] = set()
+    by_position = 0
     for owner in cls.__mro__:
         if "__init__" not in vars(owner):
             continue
@@ -117,18 +129,34 @@ def parameters(cls: type) -> dict[str, Parameter] | None:
         except (TypeError, ValueError):
             return None
         declared = list(signature.parameters.values())[1:]  # without self
+        filled.update(parameter.name for parameter in declared[:by_position])
         for parameter in declared:
             name, default = parameter.name, parameter.default
             if parameter.kind is parameter.VAR_POSITIONAL:
                 return None
-            if parameter.kind is parameter.VAR_KEYWORD or name in found:
+            if parameter.kind is parameter.VAR_KEYWORD or name in found or name in filled:
                 continue
             if name in factories:
                 default = factories[name]()
             found[name] = Parameter(name, _evaluate(owner, name, parameter.annotation), default)
         if not any(p.kind is p.VAR_KEYWORD for p in declared):
             return found
+        by_position, names = _filled(owner)
+        filled |= names
     return None
+
+
+@functools.cache
+def _filled(owner: type) -> tuple[int, frozenset[str]]:
+    """What the constructor of ``owner`` gives the next one itself: how many by position, and which by name."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(vars(owner)["__init__"])))
+    except (OSError, TypeError, SyntaxError):
+        return 0, frozenset()
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
+            return len(call.args), frozenset(keyword.arg for keyword in call.keywords if keyword.arg)
+    return 0, frozenset()
 
 
 def _evaluate(owner: type, name: str, annotation: Any) -> Any:

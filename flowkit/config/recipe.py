@@ -9,7 +9,6 @@ trains hands the trainer's class over: this module knows none.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +18,13 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from flowkit.config import plugins
-from flowkit.config.check import complete, explain_types
+from flowkit.config.check import complete
 from flowkit.config.classes import parameters
 from flowkit.config.overrides import Override, apply_overrides
+from flowkit.config.typed import typed
 from flowkit.config.yamlfile import read_yaml
 from flowkit.data import DataSource
 from flowkit.errors import UserError, nearest
@@ -146,10 +146,10 @@ def parse_recipe(
     completed = {key: complete(changed.get(key) or {}, base, f"{name}: {key}") for key, base in sections.items()}
     completed.update({key: changed[key] for key in _PLAIN if changed.get(key) is not None})
     completed.setdefault("seed", 0)
-    typed = _typed(completed, sections, name)
-    carried = {key: value for key, value in raw.items() if key not in typed and key not in _PLAIN}
+    written = _typed(completed, sections, name)
+    carried = {key: value for key, value in raw.items() if key not in written and key not in _PLAIN}
     order = ("description", "teacher", "data", "task", "finetune", "trainer", "sampler", "seed")
-    resolved = {key: {**carried, **typed}[key] for key in order if key in carried or key in typed}
+    resolved = {key: {**carried, **written}[key] for key in order if key in carried or key in written}
     return Recipe(name, resolved, dict(sections))
 
 
@@ -200,16 +200,8 @@ def _parser(sections: Mapping[str, Any]) -> ArgumentParser:
 def _typed(completed: dict[str, Any], sections: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Check every value against its type and write every default out."""
     present = {key: base for key, base in {**sections, **_PLAIN}.items() if key in completed}
-    parser = _parser(present)
-    with _policy(), warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # an object that cannot be written down must not pass silently
-        try:
-            namespace: Namespace = parser.parse_object(completed)
-            return yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
-        except Exception as error:
-            for key, base in present.items():
-                explain_types(completed[key], base, f"{name}: {key}", "the recipe")
-            raise UserError(f"{name}: {plugins.one_line(error)}") from error
+    with _policy():
+        return {key: typed(completed[key], base, f"{name}: {key}") for key, base in present.items()}
 
 
 @contextmanager

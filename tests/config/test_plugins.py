@@ -83,9 +83,14 @@ def test_arguments_handed_on_are_those_of_the_base():
     class Handed(Base):
         def __init__(self, c: float = 1.0, **base: object) -> None: ...
 
+    class Filled(Handed):
+        def __init__(self, d: int = 2, **base: object) -> None:
+            super().__init__(1.0 * d, b="y", **base)
+
     class Anything:
         def __init__(self, *args: object) -> None: ...
 
+    assert list(parameters(Filled) or ()) == ["d", "a"]  # c and b are given by Filled
     found = parameters(Handed)
     assert found is not None
     assert list(found) == ["c", "a", "b"]

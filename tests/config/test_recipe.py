@@ -55,6 +55,14 @@ def test_the_resolved_recipe_parses_back_to_itself():
     assert recipe.resolved["sampler"]["grid"]["class_path"].endswith("UniformGrid")  # defaults are written out
 
 
+def test_values_take_the_type_of_their_argument():
+    recipe = parse(TEXT.replace("lr: 1e-3", "lr: 1").replace("width: 4", "width: 1, scales: [1, 2]"))
+    found = [recipe.resolved["trainer"]["lr"], *recipe.resolved["task"]["init_args"]["network"]["init_args"]["scales"]]
+    assert found == [1, 1, 2]
+    assert all(type(value) is float for value in found)
+    assert "ToyNet expects int" in mistake(TEXT.replace("width: 4", "width: true"))  # though 1 was right above
+
+
 def test_an_explicit_null_survives_the_round_trip():
     text = TEXT.replace("size: 10", "size: 10, file: /a/b")
     recipe = parse(text, ("data.file", "null"))
