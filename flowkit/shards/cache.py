@@ -87,7 +87,7 @@ class ShardCache:
                 with locked(self.root / ".lock"):
                     self._make_room(shard.size)
                     # Others see at once how much this one will take, and a full disk shows now.
-                    os.posix_fallocate(file.fileno(), 0, shard.size)
+                    _reserve(file, shard.size)
                 size, digest = _copy(open_stream, file, shard.size, where)
             if (size, digest) != (shard.size, shard.sha256):
                 fault = f"it has {size} bytes instead of {shard.size}" if size != shard.size else "its content differs"
@@ -110,8 +110,7 @@ class ShardCache:
             if not is_writing and not path.name.endswith(".tar"):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                if is_writing and self._is_dead(path):
-                    path.unlink()
+                if is_writing and self._removed(path):
                     continue
                 about = path.stat()
                 total += about.st_size
@@ -124,11 +123,22 @@ class ShardCache:
             total -= bytes_
 
     @staticmethod
-    def _is_dead(temporary: Path) -> bool:
-        """Whether nobody writes a temporary file any more: its lock is free. Our own is held by us."""
+    def _removed(temporary: Path) -> bool:
+        """Remove a temporary file that nobody writes any more (its lock is free, and ours until it is gone); whether
+        that was so. Our own is held by us."""
         name = temporary.name.removesuffix(_WRITING)
         with locked(temporary.with_name(f"{name}.lock"), wait=False) as free:
+            if free:
+                temporary.unlink()
             return free
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Give a new file its size; raises ``OSError`` where the disk has no room (macOS tells only as it is written)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def _copy(open_stream: Callable[[], IO[bytes]], file: IO[bytes], most: int, where: str) -> tuple[int, str]:
@@ -136,7 +146,7 @@ def _copy(open_stream: Callable[[], IO[bytes]], file: IO[bytes], most: int, wher
     state, size = hashlib.sha256(), 0
     try:
         stream = open_stream()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"cannot open {where} ({error}): {_WAY_OUT}") from error
     try:
         while size <= most:

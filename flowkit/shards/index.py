@@ -68,6 +68,11 @@ class Index:
                     f"{FORMAT}: write the shards again with flowkit data shard"
                 )
             self.shards = [Shard(**entry) for entry in self.content["shards"]]
+            # An index may come from a stranger, and what it names is written to the cache.
+            names = [(shard.name, ".tar") for shard in self.shards] + [(name, ".npy") for name in self.content["files"]]
+            for name, ending in names:
+                if Path(name).name != name or not name.endswith(ending):
+                    raise ValueError(f"{name!r} is no name of a file *{ending}")
             self.kind: str = self.content["kind"]
             self.manifest: dict[str, Any] = self.content["manifest"]
             for name, (size, _) in self.content["files"].items():

@@ -52,7 +52,7 @@ class Places:
         """Open a file at an address.
 
         Raises:
-            UserError: webdataset or the program that it calls is not there; ``pipe:`` without leave.
+            UserError: webdataset is not there or knows no such addresses; ``pipe:`` without leave.
             OSError: it cannot be opened.
         """
         if place.startswith("pipe:") and os.environ.get(PIPES) != "1":
@@ -67,7 +67,13 @@ class Places:
                 f"shards at {place!r} are opened with the package webdataset ({error}): "
                 "pip install 'flowkit-fm[shards]'"
             ) from error
-        stream: Any = gopen(self.address(place, name), "rb")
+        try:
+            stream: Any = gopen(self.address(place, name), "rb")
+        except ValueError as error:
+            raise UserError(
+                f"the place {place!r} cannot be opened ({error}): name a folder, or an address that webdataset knows "
+                "(http, https, gs, hf, pipe)"
+            ) from error
         return stream
 
     def index(self, cache: Path) -> Index:
