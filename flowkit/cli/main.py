@@ -132,7 +132,10 @@ def _run(arguments: list[str]) -> int:
     args, extras = parser.parse_known_args(rest)
     parser.check_no_extras(extras)
     args.overrides = overrides
-    return module.run(args) or 0
+    code = module.run(args) or 0
+    if (engine := sys.modules.get("flowkit.train.engine")) is not None:  # the verb has trained
+        engine.leave()
+    return code
 
 
 def _load_plugins(arguments: list[str]) -> list[str]:

@@ -68,6 +68,22 @@ def join(device: Device) -> Any:
     return PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=_PATIENCE)
 
 
+def leave() -> None:
+    """Take leave of the other processes of the launch, once nothing more is done together; NCCL complains otherwise.
+
+    Only after success: a group that is taken apart waits for what is under way in it, and after a failure that may
+    never end. The system closes the connections of a process that has failed.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        from accelerate.state import AcceleratorState
+
+        distributed.destroy_process_group()
+        # What accelerate remembers of the group is no longer true.
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def start(
     *, precision: Precision, device: Device, accumulate: int, several_phases: bool, parallel: Parallel = "ddp"
 ) -> Any:

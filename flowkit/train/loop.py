@@ -206,10 +206,16 @@ class Loop:
 
 def train(run: Run) -> dict[str, Any]:
     """Train to the end, or to the first signal, and return the summary."""
+    # To the very end: where another process failed, the launcher's signal must not cut short what is said about it.
+    with StopSignals() as stop:
+        return _train(run, stop)
+
+
+def _train(run: Run, stop: StopSignals) -> dict[str, Any]:
     status = "failed"
     run.begin()
     try:
-        with StopSignals() as stop, closing(iter(run.loader)) as shares:
+        with closing(iter(run.loader)) as shares:
             ending = Loop(run, stop).go(shares)
         if run.together.count > 1:
             run.peaks = run.together.all(summary.peak_memory_mb(run.device))

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import toy_training
+from forked import Runs
 from safetensors.torch import load_file
 from torch import nn
 from toy_training import ToyData, ToyTask, records, train
@@ -25,6 +21,7 @@ from flowkit.objectives.consistency_fm import ConsistencyFM
 from flowkit.points import MixtureData, PointsTask
 from flowkit.random import Rows, mix_seed
 from flowkit.tasks import Phase
+from flowkit.train.checkpoint import read_seal
 from flowkit.train.decentralised.communicator import InProcess
 from flowkit.train.decentralised.dsgd import DecentralisedSGD
 from flowkit.train.decentralised.graph import Graph
@@ -40,76 +37,88 @@ OPEN = GOSSIP | {"gossip": {"graph": "ring", "noise": 0.01, "every": 2}, "world"
 #: No GPU is there (see the fixture) and none was ruled out: the processes of a launch must find each other.
 COMPLETE = {
     "gossip": {"graph": "complete", "agents": 3, "split": "shared"},
-    "trainer": {"batch": 3, "steps": 6, "device": "auto"},
+    "trainer": {"batch": 3, "steps": 6, "checkpoint_every": 2, "device": "auto"},
 }
 #: run -> its jobs one after the other, and the exit status that each must have.
 JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "one": [(RING, 0)],
     "killed": [(RING | {"kill_at": 7}, -9), (RING | {"resume": "last"}, 0)],
     "four": [(OPEN, [0] * 4)],
-    "four killed": [(OPEN | {"kill_at": 9}, [-9] * 4), (OPEN | {"resume": "last"}, [0] * 4)],
+    "one of four killed": [(OPEN | {"kill_at": 9, "rank": 2}, [2, 2, -9, 2]), (OPEN | {"resume": "last"}, [0] * 4)],
+    "one of a launch killed": [
+        (OPEN | {"by": "toy_training:launch", "world": 1, "launched": 4, "kill_at": 9, "rank": 1}, 1),
+    ],
     "moved": [(RING | {"kill_at": 7}, -9), (OPEN | {"resume": "last"}, [0] * 4)],
     "complete": [(COMPLETE, 0)],
     "complete, three": [(COMPLETE | {"world": 3}, [0] * 3)],
+    "one of three failed": [
+        (COMPLETE | {"world": 3, "rank": 1, "fail_at": 5}, [2, 1, 2]),
+        # Process 0 keeps what they all read.
+        (COMPLETE | {"world": 3, "rank": 0, "kill_at": 6, "resume": "last"}, [-9, 2, 2]),
+        (COMPLETE | {"world": 3, "resume": "last"}, [0] * 3),
+    ],
     "odd": [(COMPLETE | {"world": 2}, [2, 2])],
 }
 
 
-@dataclass
-class Performed:
-    root: Path
-    said: str
-    statuses: dict[str, list[Any]]
-
-    def tensors(self, run: str, step: int = 12) -> dict[str, torch.Tensor]:
-        folder = self.root / run / "checkpoints" / f"{step:08d}"
-        files = [folder / "model" / "model.safetensors", *sorted((folder / "state" / "agents").glob("*.safetensors"))]
-        return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
-
-
 @pytest.fixture(scope="module")
-def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
+def performed(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All runs, in processes of their own."""
-    root, home = tmp_path_factory.mktemp("runs"), Path(__file__).parents[2]
-    jobs = [job | {"folder": str(root / run)} for run, runs in JOBS.items() for job, _ in runs]
-    done = subprocess.run(
-        [sys.executable, toy_training.__file__, json.dumps(jobs)],
-        capture_output=True, text=True, timeout=300, cwd=home, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home), "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    codes = iter(json.loads(done.stdout.splitlines()[-1]))
-    return Performed(root, done.stderr, {run: [next(codes) for _ in runs] for run, runs in JOBS.items()})
+    jobs = {run: [job for job, _ in jobs] for run, jobs in JOBS.items()}
+    return Runs.of(tmp_path_factory, "gossip", jobs, {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def test_every_process_ended_as_it_should(performed: Performed) -> None:
-    assert performed.statuses == {run: [status for _, status in runs] for run, runs in JOBS.items()}, performed.said
-    assert "3 agents and 2 processes" in performed.said
+def test_every_process_ended_as_it_should(performed: Runs) -> None:
+    performed.check({run: [status for _, status in jobs] for run, jobs in JOBS.items()})
+    assert "3 agents and 2 processes" in performed.said("odd")
 
 
 @pytest.mark.parametrize(("alone", "several"), [("one", "four"), ("one", "moved"), ("complete", "complete, three")])
-def test_one_process_plays_the_agents_of_several(performed: Performed, alone: str, several: str) -> None:
+def test_one_process_plays_the_agents_of_several(performed: Runs, alone: str, several: str) -> None:
     """Weights, averages, statistics, the mean model and what is logged; dropout draws the same units."""
-    steps = 6 if "complete" in alone else 12
-    mine, theirs = performed.tensors(alone, steps), performed.tensors(several, steps)
+    mine, theirs = performed.tensors(alone), performed.tensors(several)
     assert mine.keys() == theirs.keys()
-    assert len([name for name in mine if name.startswith("0003/weights/")]) == (0 if "complete" in alone else 6)
+    assert len([name for name in mine if "/0003/weights/" in name]) == (0 if "complete" in alone else 6)
     for name, value in mine.items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-5, atol=1e-6, msg=name)
-    for a, b in zip(records(performed.root / alone), records(performed.root / several), strict=True):
+    for a, b in zip(performed.records(alone), performed.records(several), strict=True):
         if several == "moved" and a["step"] == 6:
             continue  # its mean is over values of one process and of four, which count alike
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
-    assert all(r["train/consensus"] > 0 for r in records(performed.root / alone) if "train/loss" in r)
+    assert all(r["train/consensus"] > 0 for r in performed.records(alone) if "train/loss" in r)
 
 
-@pytest.mark.parametrize("run", ["one", "four"])
-def test_killed_agents_go_on_bit_for_bit(performed: Performed, run: str) -> None:
-    killed = {"one": "killed", "four": "four killed"}[run]
-    mine, theirs = performed.tensors(run), performed.tensors(killed)
-    assert mine.keys() == theirs.keys()
-    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-    assert records(performed.root / run) == records(performed.root / killed)
+@pytest.mark.parametrize(
+    ("whole", "ended"), [("one", "killed"), ("four", "one of four killed"), ("complete, three", "one of three failed")]
+)  # fmt: skip
+def test_ended_agents_go_on_bit_for_bit(performed: Runs, whole: str, ended: str) -> None:
+    assert performed.differing(whole, ended) == []
+    assert performed.records(whole) == performed.records(ended)
+    assert not list(performed.checkpoint(ended).parent.glob(".*")), "what was cut short is cleaned away"
+
+
+GONE = "it is gone (killed, or its machine lost): go on with --resume last"
+
+
+@pytest.mark.parametrize(
+    ("run", "job", "who", "why"),
+    [
+        ("one of four killed", 0, 2, GONE),
+        ("one of a launch killed", 0, 1, GONE),
+        ("one of three failed", 0, 1, "ValueError: a fault of this process"),
+        ("one of three failed", 1, 0, f"it keeps the launch's store and {GONE.removeprefix('it ')}"),
+    ],
+)
+def test_an_agent_that_ends_is_named_by_all_others(performed: Runs, run: str, job: int, who: int, why: str) -> None:
+    first = JOBS[run][job][0]
+    said = performed.said(run, job)
+    for other in {*range(first.get("launched", first["world"]))} - {who}:
+        lines = [line for line in said.splitlines() if line.startswith(f"process {other} ")]
+        assert lines == [f"process {other} stops because process {who} failed: {why}"], said
+    if "launch" in run:
+        whole = performed.checkpoint(run)
+        assert whole.resolve().name == "00000008"
+        assert read_seal(whole, hashes=True) is not None
 
 
 class Seen(ToyData):

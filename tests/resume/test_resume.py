@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import toy_training
+from forked import DRAWS, Runs
 from safetensors.torch import load_file
 
 MIXED = {"dropout": 0.3, "lengths": True, "trainer": {"accumulate": 2, "bucket": 8}}
@@ -21,7 +15,9 @@ EVEN = {"lengths": True, "trainer": {"batch": 4, "bucket": 8}}
 DEEP = {"lengths": True, "deep": 3}
 SHARDED = {"world": 2, "trainer": {"batch": 4, "bucket": 8, "parallel": "fsdp"}}
 #: Drawn anew at each run of the tests: the property holds at every step.
-KILLS = sorted(random.SystemRandom().sample(range(1, 24), 3))
+KILLS = sorted(DRAWS.sample(range(1, 24), 3))
+WORDS = ["train", "generic/mixture-flow-matching", "--device", "cpu", "--trainer.progress", "false"]
+WORDS += ["--trainer.steps", "2", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0"]
 #: run -> its jobs one after the other, and the exit status that each must have.
 JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "mixed": [(MIXED, 0)],
@@ -67,66 +63,34 @@ JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     ],
     "one told": [(DEEP | SHARDED | {"signal_at": 7, "rank": 1}, [0, 0])],
     "one lost": [(DEEP | SHARDED | {"kill_at": 13, "rank": 1}, [2, -9])],
+    "launched": [
+        (
+            DEEP | SHARDED | {"by": "toy_training:launch", "world": 1, "launched": 2, "fail_at": 7, "rank": 1},
+            1,
+        )
+    ],
+    "command": [({"by": "toy_training:command:really", "words": WORDS, "world": 2}, [0, 0])],
     "full": [({"file_limit": 1500, "limit_at": 9}, 2)],
 }
 
 
-@dataclass
-class Performed:
-    root: Path
-    said: str
-    statuses: dict[str, list[Any]]
-
-    def checkpoint(self, run: str, step: int = 24) -> dict[str, torch.Tensor]:
-        folder = self.root / run / "checkpoints" / f"{step:08d}"
-        return {
-            f"{file}/{name}": value
-            for file in ("model/model", "state/weights", "state/optimiser", "state/random")
-            for name, value in load_file(folder / f"{file}.safetensors").items()
-        }
-
-    def differing(self, one: str, other: str) -> list[str]:
-        """Names of tensors of the last checkpoints that are not the same bits."""
-        a, b = self.checkpoint(one), self.checkpoint(other)
-        assert a.keys() == b.keys()
-        return [name for name in a if not torch.equal(a[name], b[name])]
-
-    def records(self, run: str) -> list[dict[str, float]]:
-        return toy_training.records(self.root / run)
-
-
 @pytest.fixture(scope="module")
-def performed(tmp_path_factory: pytest.TempPathFactory) -> Performed:
+def performed(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All runs, in processes of their own."""
-    root, home = tmp_path_factory.mktemp("runs"), Path(__file__).parents[2]
-    jobs = [job | {"folder": str(root / run)} for run, runs in JOBS.items() for job, _ in runs]
-    done = subprocess.run(
-        [sys.executable, toy_training.__file__, json.dumps(jobs)],
-        capture_output=True, text=True, timeout=300, cwd=home, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    codes = iter(json.loads(done.stdout.splitlines()[-1]))
-    return Performed(root, done.stderr, {run: [next(codes) for _ in runs] for run, runs in JOBS.items()})
+    return Runs.of(tmp_path_factory, "resumed", {run: [job for job, _ in jobs] for run, jobs in JOBS.items()})
 
 
-def test_every_process_ended_as_it_should(performed: Performed) -> None:
-    for run, jobs in JOBS.items():
-        for (_, expected), found in zip(jobs, performed.statuses[run], strict=True):
-            if expected is None:  # one is killed, and the other may not go on alone
-                assert found[0] == -9, (run, found, performed.said)
-                assert found[1] != 0, (run, found, performed.said)
-            else:
-                assert found == expected, (run, found, KILLS, performed.said)
+def test_every_process_ended_as_it_should(performed: Runs) -> None:
+    performed.check({run: [status for _, status in jobs] for run, jobs in JOBS.items()})
 
 
-def test_a_killed_run_goes_on_bit_for_bit(performed: Performed) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(performed: Runs) -> None:
     assert performed.differing("mixed", "killed") == [], KILLS
     assert performed.records("mixed") == performed.records("killed"), KILLS
     assert not list((performed.root / "killed" / "checkpoints").glob(".*")), "what was cut short is cleaned away"
 
 
-def test_two_processes_equal_one_with_twice_the_batch(performed: Performed) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(performed: Runs) -> None:
     alone = performed.records("one")
     for other in ("accumulated", "two"):
         found = performed.records(other)
@@ -136,12 +100,12 @@ def test_two_processes_equal_one_with_twice_the_batch(performed: Performed) -> N
                 assert mine[name] == pytest.approx(theirs[name], abs=1e-6), (other, name, mine["step"])
 
 
-def test_two_processes_go_on_bit_for_bit(performed: Performed) -> None:
+def test_two_processes_go_on_bit_for_bit(performed: Runs) -> None:
     assert performed.differing("two", "two killed") == []
     assert performed.records("two") == performed.records("two killed")
 
 
-def test_sharded_training_equals_one_process_and_goes_on_on_any_number(performed: Performed) -> None:
+def test_sharded_training_equals_one_process_and_goes_on_on_any_number(performed: Runs) -> None:
     alone = performed.records("deep")
     assert alone[-1]["eval/loss"] < 0.9 * next(r["eval/loss"] for r in alone if "eval/loss" in r)
     for other in ("sharded", "two, then one", "one, then two"):
@@ -162,7 +126,7 @@ def test_sharded_training_equals_one_process_and_goes_on_on_any_number(performed
     assert len(list((performed.root / "sharded/checkpoints/last/state/shards").glob("*.safetensors"))) == 2
 
 
-def test_a_split_smaller_than_the_processes_is_judged_as_by_one(performed: Performed) -> None:
+def test_a_split_smaller_than_the_processes_is_judged_as_by_one(performed: Runs) -> None:
     alone, two = performed.records("tiny judged"), performed.records("tiny judged by two")
     judged = [(a["eval/loss"], b["eval/loss"]) for a, b in zip(alone, two, strict=True) if "eval/loss" in a]
     assert len(judged) == 2
@@ -170,48 +134,49 @@ def test_a_split_smaller_than_the_processes_is_judged_as_by_one(performed: Perfo
         assert mine == pytest.approx(theirs, abs=1e-6)
 
 
-def test_a_signal_to_one_process_stops_all_with_a_checkpoint(performed: Performed) -> None:
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(performed: Runs) -> None:
     steps = sorted(int(p.name) for p in (performed.root / "one told/checkpoints").iterdir() if p.name.isdigit())
     assert steps == [5, 8, 9], "asked every third step"
 
 
-def test_a_killed_process_ends_the_other_in_one_line(performed: Performed) -> None:
-    assert "process 0 stops: another process of this run is gone" in performed.said
-    assert (performed.root / "one lost/checkpoints/last").resolve().name == "00000010"
+def test_a_killed_process_ends_the_other_in_one_line(performed: Runs) -> None:
+    (line,) = performed.said("one lost", rank=0).splitlines()
+    assert line.startswith("process 0 stops because process 1 failed: it is gone (killed, or its machine lost)")
+    assert performed.checkpoint("one lost").resolve().name == "00000010"
     assert not list((performed.root / "one lost/checkpoints").glob(".*"))
 
 
-def test_torchrun_ends_with_the_cause_of_the_process_that_failed(tmp_path: Path) -> None:
-    home = Path(__file__).parents[2]
-    job = DEEP | {"folder": str(tmp_path / "run"), "rank": 1, "fail_at": 7}
-    job["trainer"] = {"batch": 4, "parallel": "fsdp"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, toy_training.__file__, json.dumps(job)],
-        capture_output=True, text=True, timeout=120, cwd=home, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(home)},
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "flowkit: process 1 failed: ValueError: a fault of this process" in done.stderr
-    assert "process 0 stops because process 1 failed: ValueError: a fault of this process" in done.stderr
-    assert (tmp_path / "run/checkpoints/last").resolve().name == "00000005"
+def test_a_launch_ends_with_the_cause_of_the_process_that_failed(performed: Runs) -> None:
+    said = performed.said("launched")
+    assert "flowkit: process 1 failed: ValueError: a fault of this process" in said
+    assert "process 0 stops because process 1 failed: ValueError: a fault of this process" in said
+    assert performed.checkpoint("launched").resolve().name == "00000005"
 
 
-def test_recomputed_activations_change_nothing(performed: Performed) -> None:
+def test_a_command_leaves_the_launch_before_it_ends(performed: Runs) -> None:
+    for rank in range(2):
+        said = performed.said("command", rank=rank)
+        assert "the launch was left: True" in said
+        assert "destroy_process_group" not in said
+        assert ("sample it" in said) == (rank == 0), "one process speaks for all"
+    assert performed.checkpoint("command").is_dir()
+
+
+def test_recomputed_activations_change_nothing(performed: Runs) -> None:
     assert performed.differing("kept", "recomputed") == []
     assert performed.records("kept") == performed.records("recomputed")
 
 
-def test_a_signal_writes_a_checkpoint_and_a_second_one_stops_at_once(performed: Performed) -> None:
+def test_a_signal_writes_a_checkpoint_and_a_second_one_stops_at_once(performed: Runs) -> None:
     checkpoints = performed.root / "told" / "checkpoints"
-    assert "SIGTERM: stopping after this step" in performed.said
+    assert "SIGTERM: stopping after this step" in performed.said("told")
     assert (checkpoints / "00000007" / "complete.json").exists()
     assert not (checkpoints / "00000014").exists()
     assert performed.differing("one", "told") == []
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(performed: Performed) -> None:
-    (line,) = [line for line in performed.said.splitlines() if "disk" in line]
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(performed: Runs) -> None:
+    (line,) = [line for line in performed.said("full").splitlines() if "disk" in line]
     for text in ("disk is full", "step 10", "step 8 is whole", "--resume last"):
         assert text in line
     folder = performed.root / "full"

@@ -1,11 +1,10 @@
-"""A tiny real training for the tests of the trainer; as a script it runs a list of jobs, each in a process of its own.
+"""A tiny real training for the tests of the trainer, and jobs of it for :mod:`forked`.
 
-The script forks after its imports, so that many short runs cost one start of torch. A job is a JSON object: ``folder``,
-``trainer`` (settings), ``resume``, ``dropout``, ``deep``, ``lengths``, ``gossip`` (a topology), ``world`` (processes)
-and what shall happen: ``kill_at`` (SIGKILL after that optimiser step), ``kill_in_save`` (SIGKILL while that one is
-written), ``signal_at`` (SIGTERM), ``signal_twice_at`` (SIGINT twice), ``fail_at`` (an exception), ``limit_at`` with
-``file_limit`` (bytes that a file may have from that step on); ``rank``: in that process alone. Under torchrun the
-argument is one job.
+A job is a JSON object: ``folder``, ``trainer`` (settings), ``resume``, ``dropout``, ``deep``, ``lengths``, ``gossip``
+(a topology), ``world`` (processes) and what shall happen: ``kill_at`` (SIGKILL after that optimiser step),
+``kill_in_save`` (SIGKILL while that one is written), ``signal_at`` (SIGTERM), ``signal_twice_at`` (SIGINT twice),
+``fail_at`` (an exception), ``limit_at`` with ``file_limit`` (bytes that a file may have from that step on); ``rank``:
+in that process alone.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -248,7 +245,6 @@ def disturb(job: dict[str, Any], step: int) -> None:
 def perform(job: dict[str, Any]) -> None:
     """Run one job in this process."""
     faulthandler.enable()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     task = ToyTask(job.get("dropout", 0.0), job.get("deep", 0))
     task.objective.after.append(lambda step: disturb(job, step + 1))
@@ -260,53 +256,29 @@ def perform(job: dict[str, Any]) -> None:
     train(Path(job["folder"]), task, data, **job.get("trainer", {}), **more, **{"resume": job.get("resume")})
 
 
-def spawn(job: dict[str, Any], variables: dict[str, str]) -> int:
-    """Fork a process for the job; returns its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 0
+def launch(job: dict[str, Any]) -> None:
+    """Run one job in ``launched`` processes as ``torchrun`` does, whose agent ends all when one has failed."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=job["launched"], rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        run_id="toy", max_restarts=0, start_method="fork", monitor_interval=0.1,
+    )  # fmt: skip
+    elastic_launch(config, _launched)(job)
+
+
+def _launched(job: dict[str, Any]) -> None:
     try:
-        os.environ.update(variables)
         perform(job)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
-        code = 2
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stderr.flush()
-    os._exit(code)
+        sys.exit(2)
 
 
-def main() -> None:
-    """Perform the jobs of the argument one after the other; print the exit status of each as JSON (-9: killed)."""
-    # What every job imports, once.
-    import torch._dynamo
-    import torch.distributed.tensor  # noqa: F401
-    from accelerate import Accelerator  # noqa: F401
+def command(job: dict[str, Any]) -> int:
+    """The command line ``words`` with ``--out`` for the job's folder; says whether the launch was left."""
+    from flowkit.cli.main import main
 
-    from flowkit.train import loop  # noqa: F401
-
-    statuses = []
-    jobs = json.loads(sys.argv[1])
-    if "RANK" in os.environ:  # started by torchrun: one job, in this process
-        perform(jobs)
-        return
-    for job in jobs:
-        world = job.get("world", 1)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        pids = []
-        for rank in range(world):
-            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-            pids.append(spawn(job, {k: str(v) for k, v in variables.items()} if world > 1 else {}))
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        statuses.append(codes[0] if world == 1 else codes)
-    print(json.dumps(statuses))
-
-
-if __name__ == "__main__":
-    main()
+    code = main([*job["words"], "--out", job["folder"]])
+    print("the launch was left:", not torch.distributed.is_initialized())
+    return code
