@@ -15,6 +15,8 @@ from flowkit.config.overrides import Override
 from flowkit.config.recipe import Recipe, load_recipe
 from flowkit.data import DataSource
 from flowkit.errors import UserError
+from flowkit.objectives.objective import Objective
+from flowkit.solvers.sampler import Sampler
 from flowkit.train.comparison_entry import Entry
 from flowkit.train.comparison_measures import judged, steps_for, straightness_of
 from flowkit.train.reflow import Reflow
@@ -57,6 +59,8 @@ class Comparison:
     device: str = "cpu"
     teacher: str = ""
     tell: Callable[[str], None] = field(default=print, compare=False)
+    #: Name -> changes of the sampler, where the recipe's steps are none that the objective can take.
+    _fitting: dict[str, list[Override]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
@@ -82,8 +86,10 @@ class Comparison:
         for entry in self.entries:
             recipe = self._recipe(entry, self.seeds[0])
             try:
-                built = recipe.build("task")
+                built = recipe.build("task", "sampler")
                 needs = bool(entry.pairs) or built.task.objective.needs_teacher
+                if entry.name not in self._fitting:
+                    self._fitting[entry.name] = self._fit(entry, built.task.objective, built.sampler)
             except UserError as error:
                 raise UserError(f"{entry.name}: {error}") from error
             if needs and not self.teacher and self._plain(found) is None:
@@ -94,6 +100,22 @@ class Comparison:
                 )
             found[entry.name] = recipe
         return found
+
+    def _fit(self, entry: Entry, objective: Objective, sampler: Sampler) -> list[Override]:
+        """Steps that the objective can take, the most of ``nfe``; nothing where it can take the recipe's."""
+        try:
+            objective.check_sampler(sampler)
+        except UserError:
+            if not any(path == "sampler.steps" for path, _ in (*self.overrides, *entry.changes)):
+                for calls in sorted(self.nfe, reverse=True):
+                    steps = max(calls // sampler.solver.evaluations, 1)
+                    try:
+                        objective.check_sampler(replace(sampler, steps=steps))
+                    except UserError:
+                        continue
+                    return [("sampler.steps", str(steps))]
+            raise
+        return []
 
     def run(self, out: Path) -> dict[str, Any]:
         """Train and measure what is missing in ``out``, where each training is a run; returns the report, which is also
@@ -149,7 +171,7 @@ class Comparison:
         changes += [("sampler.guidance", "null")] if entry.pairs else []
         changes += [*self.overrides, *self._length(), ("seed", str(seed))]
         steps = 0 if self.seconds and not self.steps else self._steps()
-        changes += entry.overrides(steps)
+        changes += [*entry.overrides(steps), *self._fitting.get(entry.name, ())]
         changes += [("teacher", json.dumps(teacher))] if teacher else []
         return load_recipe(self.recipe, changes, trainer=Trainer)
 
@@ -210,6 +232,7 @@ class Comparison:
         trained = [c for c in self.overrides if not c[0].startswith("data.")] + self._length()
         steps = 0 if self.seconds and not self.steps else self._steps()
         changes = [*trained, ("sampler.solver", self.solver), *entry.overrides(steps), ("seed", str(seed))]
+        changes += self._fitting[entry.name]
         settings = Reflow(pairs=entry.pairs, overrides=changes, seed=seed, device=self.device)
         return settings.round(teacher, folder)
 

@@ -102,6 +102,8 @@ def test_it_trains_measures_tabulates_draws_and_goes_on(tmp_path, capsys):
         (["FlowMatching", "--teacher", "no-such-run"], "no-such-run"),
         (["FlowMatching", "--limit", "0"], "--limit 0"),
         (["FlowMatching", "--nfe", "0,1"], "--nfe 0,1"),
+        (["FlowMatching", "SeqRF", "--nfe", "1,2"], "SeqRF: 10 steps on UniformGrid() steps over"),
+        (["FlowMatching", "SeqRF:sampler.steps=6"], "SeqRF:sampler.steps=6: SeqRF: 6 steps on"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_training(objectives, message, tmp_path, capsys):
@@ -111,6 +113,16 @@ def test_what_cannot_be_compared_is_refused_before_any_training(objectives, mess
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_objectives_that_cannot_take_the_recipes_steps_take_those_of_the_comparison(tmp_path, capsys):
+    out = tmp_path / "out"
+    entries = ["FlowMatching", "SeqRF:segments=4:teacher_steps=1", "CaLMFlow:points=5:task.network=CausalTransformer"]
+    line = ["compare", RECIPE, "--nfe", "1,4", "--steps", "2", "--out", str(out), *QUICK, "--json", "--objectives"]
+    assert main([*line, *entries]) == 0
+    report = json.loads(capsys.readouterr().out)["results"]
+    assert [list(report[name]["0"]["points"]) for name in entries] == [["1", "4"], ["4"], ["4"]]
+    assert "multiple of 4" in report[entries[1]]["0"]["missing"]["1"]
 
 
 def test_the_table_shows_means_deviations_and_the_best():
