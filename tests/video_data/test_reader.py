@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from multiprocessing import get_context
+from pathlib import Path
+
 import numpy as np
 import pytest
-from made_videos import H264, KINDS, cut, damage, pictures, turn, write_sound, write_swapped, write_video
+from made_videos import H264, KINDS, Kind, cut, damage, pictures, turn, write_sound, write_swapped, write_video
 
 from domains.video.data.index import index_video
 from domains.video.data.reader import Fit, VideoReader, decode
@@ -132,6 +135,31 @@ def test_bad_files_get_one_line_with_their_name(name, reason, tmp_path):
         list(decode(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="needs /proc")
+def test_a_forked_process_does_not_move_its_parents_place_in_the_file(tmp_path):
+    # Processes that share a place read each other's bytes: some frames were wrong, without an error.
+    path = write_video(
+        tmp_path / "a.avi", Kind("", "rawvideo", "bgr24", size=(96, 96))
+    )  # larger than what is read ahead
+    every = np.stack(list(decode(path)))
+
+    def place() -> str:
+        (number,) = (fd.name for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink() and fd.readlink() == path)
+        return Path(f"/proc/self/fdinfo/{number}").read_text().splitlines()[0]
+
+    with VideoReader(index_video(path)) as reader:
+        reader.read([0])
+        before = place()
+        context = get_context("fork")
+        received, sent = context.Pipe(duplex=False)
+        child = context.Process(target=lambda: sent.send(reader.read([59, 20])))
+        child.start()
+        assert np.array_equal(received.recv(), every[[59, 20]])
+        child.join()
+        assert place() == before
+        assert np.array_equal(reader.read([30, 1]), every[[30, 1]])
 
 
 def test_a_changed_file_is_an_error_and_not_other_frames(tmp_path):

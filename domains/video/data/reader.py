@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def _converted(frame: Any, fit: Fit, path: Path, number: int, reformatter: Any) 
 
 
 class VideoReader:
-    """Any frames of one file. The container stays open between calls; one thread at a time.
+    """Any frames of one file. The container stays open between calls; one thread at a time. A forked process opens the
+    file anew, as it would share its place in it with the others.
 
     A frame is reached from the last key frame before it, and the time of what comes out is compared with the index: a
     frame is the one that was asked for, or there is an error. A file whose stamps cannot be trusted is decoded once to
@@ -122,6 +124,7 @@ class VideoReader:
         #: Number of the frame that was decoded last, and that frame; -1 where there is none.
         self._number, self._frame = -1, None
         self._mapped: MappedFrames | None = None
+        self._process = os.getpid()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -157,6 +160,9 @@ class VideoReader:
             raise IndexError(f"{str(self.index.path)!r} has frames 0 to {len(self) - 1}")
         if not self.index.seekable:
             return np.array(self._all().frames[wanted])
+        if self._process != os.getpid():
+            self.close()
+            self._process = os.getpid()
         out = np.empty((len(wanted), 3, *self.shape), dtype=np.uint8)
         ordered, places = np.unique(wanted, return_inverse=True)
         for place, number in enumerate(ordered.tolist()):
