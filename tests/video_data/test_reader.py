@@ -140,9 +140,8 @@ def test_bad_files_get_one_line_with_their_name(name, reason, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="needs /proc")
 def test_a_forked_process_does_not_move_its_parents_place_in_the_file(tmp_path):
     # Processes that share a place read each other's bytes: some frames were wrong, without an error.
-    path = write_video(
-        tmp_path / "a.avi", Kind("", "rawvideo", "bgr24", size=(96, 96))
-    )  # larger than what is read ahead
+    # The file is larger than what is read ahead.
+    path = write_video(tmp_path / "a.avi", Kind("", "rawvideo", "bgr24", size=(96, 96)))
     every = np.stack(list(decode(path)))
 
     def place() -> str:
