@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import os
+from pathlib import Path
 
-import torch
-from torch import nn
-
-from flowkit.train.gradients import FlatGradients
-
-TWO = """
-import json, os, sys, tempfile
 import torch
 import torch.distributed as dist
+from forked import Forked
 from torch import nn
+
 from flowkit.train.gradients import FlatGradients
 
-folder = tempfile.mkdtemp()
-pids = []
-for rank in range(2):
-    if (pid := os.fork()):
-        pids.append(pid)
-        continue
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(rank)
-    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
-    gradients = FlatGradients(model, 2)
-    start = [p.tolist() for p in model.parameters()]
-    x = torch.arange(12.0).view(4, 3) * (rank + 1)
-    (model[0](x) * model[1].weight).square().mean().backward()
-    model[1].running_mean.fill_(float(rank + 7))
-    own = [p.grad.tolist() for p in model.parameters()]
-    gradients.reduce()
-    told = {"start": start, "own": own, "mean": [p.grad.tolist() for p in model.parameters()],
-            "moving": model[1].running_mean.tolist()}
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump(told, file)
-    os._exit(0)
-for pid in pids:
-    assert os.waitpid(pid, 0)[1] == 0
-print(json.dumps([json.load(open(f"{folder}/{rank}.json")) for rank in range(2)]))
-"""
+
+class Model(nn.Module):
+    """Statistics, one of them in double precision, and a table that no checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
+        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("lowest", torch.tensor(-torch.inf))
+        self.register_buffer("table", torch.ones(2), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total += x.double().sum() / 3
+        return self.layers(x).square().mean()
+
+
+def train_in_two(folder: str) -> None:
+    """The same steps by flat gradients and by DDP, on other data and from other weights in each process."""
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo")
+    ends = {}
+    for way in ("flat", "ddp"):
+        torch.manual_seed(rank)
+        model = Model()
+        if way == "flat":
+            gradients = FlatGradients(model, 2)
+            model.table.fill_(rank)
+            step, wrapped = gradients.reduce, model
+        else:
+            wrapped = nn.parallel.DistributedDataParallel(model)
+            step = int
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        draws = torch.Generator().manual_seed(rank + 7)
+        for _ in range(4):
+            wrapped(torch.randn(6, 3, generator=draws)).backward()
+            step()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=False)
+        ends[way] = {**model.state_dict(), "table": model.table}
+    torch.save(ends, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
 
 
 def test_gradients_are_views_that_backward_adds_to() -> None:
@@ -66,13 +76,14 @@ def test_gradients_are_views_that_backward_adds_to() -> None:
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_two_processes_start_alike_and_average() -> None:
-    found = subprocess.run([sys.executable, "-c", TWO], capture_output=True, text=True, check=True)
-    first, second = json.loads(found.stdout)
-    assert first["start"] == second["start"]
-    assert first["own"] != second["own"]
-    assert first["mean"] == second["mean"]
-    for mine, theirs, mean in zip(first["own"], second["own"], first["mean"], strict=True):
-        expected = (torch.tensor(mine) + torch.tensor(theirs)) / 2
-        torch.testing.assert_close(torch.tensor(mean), expected)
-    assert first["moving"] == second["moving"] == [7.0] * 5
+def test_two_processes_do_what_ddp_does_bit_for_bit(tmp_path: Path) -> None:
+    both = Forked("test_gradients:train_in_two", str(tmp_path), said=tmp_path / "said", world=2)
+    assert both.wait() == [0, 0], both.said()
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one["flat"].keys() == one["ddp"].keys() > {"layers.1.running_mean", "total", "lowest"}
+    for name, value in one["ddp"].items():
+        if name != "table":
+            assert torch.equal(one["flat"][name], value), name
+            assert torch.equal(other["flat"][name], value), f"{name} of process 1"
+    assert one["flat"]["total"] != one["flat"]["total"].float(), "nothing was rounded"
+    assert other["flat"]["table"].tolist() == [1.0, 1.0], "constants do not travel at each step"
