@@ -85,19 +85,20 @@ class GridTimes(TimeLaw):
 
     Args:
         steps: of the sampler.
+        backward: from data to noise: t over 1/steps, ..., 1, where a sampler over the span (1, 0) looks.
     """
 
-    def __init__(self, steps: int = 1) -> None:
+    def __init__(self, steps: int = 1, *, backward: bool = False) -> None:
         if steps < 1:
             raise UserError(f"GridTimes: steps must be at least 1, got {steps}")
-        self.steps = steps
+        self.steps, self.backward = steps, backward
 
     def draw(self, n: int, path: Path, generator: RandomSource | None, *, device: torch.device | str = "cpu") -> Times:
         index = (uniform((n,), generator, device=device) * self.steps).floor().clamp_max(self.steps - 1)
-        return _unweighted(index / self.steps)
+        return _unweighted((index + self.backward) / self.steps)
 
     def __repr__(self) -> str:
-        return f"GridTimes(steps={self.steps})"
+        return f"GridTimes(steps={self.steps}{', backward=True' if self.backward else ''})"
 
 
 class LogitNormalTimes(TimeLaw):

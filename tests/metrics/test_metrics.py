@@ -26,7 +26,7 @@ from flowkit.solvers.euler import Euler
 from flowkit.solvers.rk4 import RK4
 from flowkit.solvers.save import STEPS
 from flowkit.solvers.solve import solve
-from flowkit.testing import GaussianMixture
+from flowkit.testing import GaussianMixture, JointGaussian
 from flowkit.times.grids import SigmoidGrid
 
 
@@ -90,6 +90,41 @@ def test_energy_identity_of_the_linear_path() -> None:
     assert crossing == pytest.approx(exact, rel=0.03)
     for power in (1.0, 2.0, 4.0):  # a rectification lowers every convex cost
         assert transport_cost(x0, out.x, power=power) < transport_cost(x0, x1, power=power)
+
+
+def test_a_rectified_coupling_keeps_its_laws_at_all_times_and_what_it_saves_bounds_the_rounds() -> None:
+    root = torch.randn(4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    joint, n, eye = root @ root.T, 20_000, torch.eye(2, dtype=torch.float64)
+    law = JointGaussian(joint[:2, :2], joint[2:, 2:], joint[:2, 2:])  # noise and data that depend on each other
+    g = torch.Generator().manual_seed(0)
+    x0, x1 = law.sample(n, g)
+    first, spent = transport_cost(x0, x1), 0.0
+    for _ in range(2):
+        columns = solve(law, eye, solver=RK4(), controller=FixedSteps(100), save=STEPS)
+        assert columns.xs is not None
+        assert columns.ts is not None
+        maps = columns.xs.mT  # Z_t = A_t Z_0
+        torch.testing.assert_close(maps @ law.source @ maps.mT, law.covariance(columns.ts), rtol=1e-4, atol=1e-4)
+        z = straightness(x0 @ maps.mT, columns.ts)
+        crossing = float(degree_of_intersection(law, law.path, x0, x1, times=4, generator=g).mean())
+        z1 = x0 @ maps[-1].T
+        assert transport_cost(x0, x1) - transport_cost(x0, z1) == pytest.approx(z.total + crossing, rel=0.02, abs=1e-3)
+        spent += z.total + crossing
+        law = JointGaussian(law.source, maps[-1] @ law.source @ maps[-1].T, law.source @ maps[-1].T)
+        x1 = z1
+    assert 0.0 < spent <= first
+
+
+def test_the_law_along_the_flow_is_that_of_the_path() -> None:
+    mixture, n = GaussianMixture.ring(), 2000
+    out = solve(mixture.field(), gaussian(n), solver=RK4(), controller=FixedSteps(20), save=STEPS)
+    assert out.xs is not None
+    for i in (6, 13):
+        t = torch.full((n,), i / 20, dtype=torch.float64)
+        real = [mixture.sample_at(t, torch.Generator().manual_seed(seed)) for seed in (1, 2, 3)]
+        floor = max(energy_distance(real[0], real[1]), energy_distance(real[1], real[2]))
+        assert energy_distance(out.xs[i], real[0]) < 3.0 * floor
+        assert energy_distance(out.xs[i + 2], real[0]) > 3.0 * floor
 
 
 def test_one_rectification_of_the_line_is_the_monotone_map() -> None:

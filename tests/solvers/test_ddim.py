@@ -14,7 +14,7 @@ from flowkit.fields import ClassifierFree, Evaluation, Field, NetworkField, Nois
 from flowkit.fields.reschedule import Rescheduled
 from flowkit.nn.mlp import MLP
 from flowkit.nn.network import NetworkSpec
-from flowkit.paths import DiffusionPath, LinearPath, TrigonometricPath, VEPath, VPBetaPath
+from flowkit.paths import AffinePath, DiffusionPath, LinearPath, TrigonometricPath, VEPath, VPBetaPath
 from flowkit.solvers.controllers import FixedSteps
 from flowkit.solvers.ddim import DDIM
 from flowkit.solvers.dormand_prince import DormandPrince
@@ -22,6 +22,7 @@ from flowkit.solvers.euler import Euler
 from flowkit.solvers.save import STEPS
 from flowkit.solvers.solve import solve
 from flowkit.testing import GaussianMixture
+from flowkit.times import SigmoidGrid, TimeGrid, UniformGrid
 
 MIXTURE = GaussianMixture([0.5, 0.3, 0.2], [[1.0, 0.5], [-1.0, 0.7], [0.2, -1.2]], [0.5, 0.3, 0.4])
 
@@ -75,6 +76,32 @@ def test_it_is_exact_where_the_data_are_one_point() -> None:
     torch.testing.assert_close(part, alpha * torch.tensor([0.7, -0.4]).double() + sigma * x)
     euler = solve(point.field(), x, solver=Euler(), controller=FixedSteps(1)).x
     assert float((euler - solution.x).abs().max()) > 0.1
+
+
+class FirstOrder(Field):
+    """Pairs (x0, A x0 + b) on any path: each trajectory keeps its x0 and x1."""
+
+    def __init__(self, path: AffinePath) -> None:
+        self.path = path
+        self.a = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+        self.b = torch.tensor([3.0, -1.0], dtype=torch.float64)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Evaluation:
+        alpha, sigma, d_alpha, d_sigma = (c[:, None] for c in self.path.coefficients(t))
+        matrix = alpha[..., None] * self.a + sigma[..., None] * torch.eye(2, dtype=torch.float64)
+        x0 = torch.linalg.solve(matrix, x - alpha * self.b)
+        return Evaluation(d_alpha * (x0 @ self.a.T + self.b) + d_sigma * x0)
+
+
+@pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath()], ids=repr)
+@pytest.mark.parametrize("grid", [UniformGrid(), SigmoidGrid(5.0)], ids=repr)
+def test_steps_of_first_order_compose_on_any_grid_and_end_alike_on_any_path(path: AffinePath, grid: TimeGrid) -> None:
+    field, x0 = FirstOrder(path), states()
+    ends = [solve(field, x0, solver=DDIM(), controller=FixedSteps(n, grid)).x for n in (1, 2, 7)]
+    for end in ends:  # the same map of the ends, whatever alpha and sigma
+        torch.testing.assert_close(end, x0 @ field.a.T + field.b, rtol=1e-12, atol=1e-12)
+    back = solve(field, ends[0], solver=DDIM(), controller=FixedSteps(3, grid), span=(1.0, 0.0)).x
+    torch.testing.assert_close(back, x0, rtol=1e-12, atol=1e-12)
 
 
 def levels() -> list[float]:

@@ -141,6 +141,12 @@ def test_grid_times_are_those_of_an_euler_sampler_equally_often(steps: int) -> N
     assert (times.weight == 1).all()
 
 
+def test_backward_grid_times_begin_at_the_data() -> None:
+    times = GridTimes(4, backward=True).draw(1000, PATH, generator())
+    torch.testing.assert_close(times.t.unique(), torch.tensor([0.25, 0.5, 0.75, 1.0]))
+    assert (GridTimes(backward=True).draw(9, PATH, generator()).t == 1).all()
+
+
 def test_grid_times_need_a_step() -> None:
     with pytest.raises(UserError, match="at least 1"):
         GridTimes(0)
