@@ -73,6 +73,19 @@ class Clip:
         writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
+def import_av() -> Any:
+    """PyAV.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("films need PyAV, which is not installed: pip install av") from error
+    return av
+
+
 def save_film(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     """Write an mp4 (H.264, yuv420p: what every player and browser shows) of frames as they come; memory holds one.
 
@@ -82,12 +95,9 @@ def save_film(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
         fps: frames a second.
 
     Raises:
-        UserError: PyAV is not installed, or the file cannot be written; and what ``frames`` raise.
+        UserError: PyAV or its encoder is not installed, or the file cannot be written; and what ``frames`` raise.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise UserError("films need PyAV, which is not installed: pip install av") from error
+    av = import_av()
 
     def encode(temporary: Path) -> None:
         with av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
@@ -105,6 +115,12 @@ def save_film(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
             if stream is not None:
                 container.mux(stream.encode())
 
-    with writing(path):
-        atomic.write(path, encode)
+    try:
+        with writing(path):
+            atomic.write(path, encode)
+    except av.codec.codec.UnknownCodecError as error:
+        raise UserError(
+            f"{path}: this PyAV has no encoder {error}, which films need: its wheels have it (pip install "
+            "--force-reinstall --only-binary av av)"
+        ) from error
     return path

@@ -9,7 +9,6 @@ model folder carries its copy.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from domains.imaging.data.pictures import PictureSamples
 from flowkit import atomic
+from flowkit.caching import cache_root
 from flowkit.errors import UserError, writing
 from flowkit.random import mix_seed
 
@@ -116,9 +116,8 @@ def cached_features(
         )
     from safetensors.torch import load_file
 
-    own = os.environ.get("FLOWKIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "flowkit"
     name = f"features-{_digest(samples.pictures, samples.labels, steps)}.safetensors"
-    file = Path(cache or own).expanduser() / "imaging" / name
+    file = cache_root(cache) / "imaging" / name
     if file.is_file():
         network.load_state_dict(load_file(file))
         network.requires_grad_(False).eval()

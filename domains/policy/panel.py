@@ -10,6 +10,7 @@ from domains.policy.pipeline import FlowPolicy
 from flowkit.app.controls import Control, Number, Slider, TextLine
 from flowkit.app.panel import Made, Panel, Progress, Show
 from flowkit.artifacts import Artifact
+from flowkit.clip import import_av
 from flowkit.errors import UserError
 from flowkit.solvers.sampler import Sampler
 
@@ -22,6 +23,7 @@ class PolicyPanel(Panel):
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
+        import_av()  # nothing can be shown without it
         self.policy: FlowPolicy = artifact.pipeline()
         #: The learnt spread may choose the steps.
         self.spread = self.policy.task.predicts_spread

@@ -15,6 +15,7 @@ from domains.video.pipeline import VideoPredictor
 from flowkit.app.controls import Choice, Control, Number, Slider, Upload
 from flowkit.app.panel import Made, Panel, Progress, Show
 from flowkit.artifacts import Artifact
+from flowkit.clip import import_av, save_film
 from flowkit.errors import UserError
 from flowkit.solvers.sampler import Sampler
 
@@ -33,6 +34,7 @@ class VideoPanel(Panel):
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
+        import_av()  # nothing can be shown without it
         self.predictor: VideoPredictor = artifact.pipeline()
         if self.predictor.channels != 3:
             raise UserError(f"the model reads frames of {self.predictor.channels} channels, files have 3")
@@ -157,6 +159,4 @@ class VideoPanel(Panel):
 
 
 def _written(path: Path, frames: np.ndarray, fps: float) -> Path:
-    from flowkit.clip import save_film
-
     return save_film(path, list(frames.transpose(0, 2, 3, 1)), fps)

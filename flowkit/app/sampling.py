@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -141,8 +141,3 @@ def _whole(value: Any, name: str) -> int:
     if value is None or int(value) < 1:
         raise UserError(f"{name}: at least 1")
     return int(value)
-
-
-def controls_of(names: Sequence[Control]) -> tuple[list[Control], list[Control]]:
-    """Everyday controls, and those that lie in the folded part."""
-    return [c for c in names if not c.more], [c for c in names if c.more]

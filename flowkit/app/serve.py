@@ -6,7 +6,8 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,35 +104,39 @@ def serve(
     from flowkit.app.telling import STYLE
 
     chosen = _free_port(host, port)
-    kept = tempfile.TemporaryDirectory(prefix="flowkit-app-")
-    folder = Path(kept.name)
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
-    try:
+    with ExitStack() as undo:
+        folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="flowkit-app-")))
+        undo.enter_context(_kept_in(folder / "cache"))
         blocks = page(tabs, folder / "results")
         # Fonts of the system: gradio's themes would ask Google for theirs.
         theme = gradio.themes.Soft(
             primary_hue="blue", font=["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"],
             font_mono=["ui-monospace", "Consolas", "monospace"],
         )  # fmt: skip
-        _, url, shared = blocks.launch(
-            server_name=host, server_port=chosen, share=share, inbrowser=browser, quiet=True, prevent_thread_lock=True,
-            ssr_mode=False, mcp_server=False, footer_links=[], theme=theme, css=STYLE, allowed_paths=[str(folder)],
-            enable_monitoring=False,
-        )  # fmt: skip
-    except OSError as error:
-        kept.cleanup()
-        raise UserError(f"--host {host} --port {chosen}: {error}") from error
+        undo.callback(blocks.close, verbose=False)
+        try:
+            _, url, shared = blocks.launch(
+                server_name=host, server_port=chosen, share=share, inbrowser=browser, quiet=True,
+                prevent_thread_lock=True, ssr_mode=False, mcp_server=False, footer_links=[], theme=theme, css=STYLE,
+                allowed_paths=[str(folder)], enable_monitoring=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"--host {host} --port {chosen}: {error}") from error
+        return Served(url, shared or "", undo.pop_all().close)
 
-    def close() -> None:
-        blocks.close(verbose=False)
+
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """Inside, gradio keeps its files in ``folder``."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
         if before is None:
             os.environ.pop("GRADIO_TEMP_DIR", None)
         else:
             os.environ["GRADIO_TEMP_DIR"] = before
-        kept.cleanup()
-
-    return Served(url, shared or "", close)
 
 
 def _free_port(host: str, port: int | None) -> int:

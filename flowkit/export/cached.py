@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from flowkit.artifacts import Artifact
+from flowkit.caching import cache_root
 from flowkit.export.runtime import Exported, is_export
 from flowkit.export.write import describe, write_export
 from flowkit.version import __version__
@@ -36,10 +36,7 @@ def cached_export(artifact: Artifact, *, runtime: str = "onnx", tell: Callable[[
 
 def cache_folder() -> Path:
     """Where such exports lie."""
-    set_to = os.environ.get("FLOWKIT_CACHE")
-    if set_to:
-        return Path(set_to).expanduser() / "exports"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "flowkit" / "exports"
+    return cache_root() / "exports"
 
 
 def export_key(artifact: Artifact) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def open_shards(places: Sequence[str], options: ShardOptions, *, kind: str) -> O
         raise UserError(f"data.init_args.window is {options.window}: it is a number of shards, or 0 for all")
     if not options.cache_gib > 0:
         raise UserError(f"data.init_args.cache_gib is {options.cache_gib}: it is positive")
-    cache = (Path(options.cache).expanduser() if options.cache else cache_root()) / "shards"
+    cache = cache_root(options.cache) / "shards"
     with writing(cache, "fetched shards to "):
         limit = int(options.cache_gib * 2**30)
         shards = ShardSet(places, cache=cache, limit=limit, window=options.window, lenient=options.skip_damaged)

@@ -47,7 +47,7 @@ class Sharded(DataSource):
             raise UserError(f"data.init_args.mib is {self.mib}: it is positive")
         source.prepare()
         records, size = source.records(), int(self.mib * 2**20)
-        root = Path(self.cache).expanduser() if self.cache else cache_root()
+        root = cache_root(self.cache)
         places = self.places or [str(root / "sharded" / fingerprint(records, size)[:12])]
         write_shards(records, [Path(place).expanduser() for place in places], size=size)
         return source.shards_source(places, window=self.window, cache=self.cache)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import sys
+import tempfile
 import wave
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from flowkit.app.generic import SamplesPanel, panel_of
 from flowkit.artifacts import from_pretrained
 from flowkit.cli.main import main
+from flowkit.errors import UserError
 
 
 @pytest.fixture
@@ -116,3 +120,41 @@ def test_pictures_are_drawn_of_a_class(tmp_path):
     assert made.nfe is not None
     assert made.nfe >= 1
     assert made.shown["pictures"].save(tmp_path / "grid").suffix == ".png"
+
+
+def test_a_model_that_cannot_be_shown_here_says_so_and_the_others_are_there(monkeypatch, tmp_path):
+    pytest.importorskip("gradio")
+    from flowkit.app import serve as serving
+
+    monkeypatch.setattr(
+        serving, "pretrained_names", lambda: ["policy/fork", "speech/prompts-en", "video/river-sprites"]
+    )
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tabs = serving.tabs_of([], device="cpu")
+    assert [tab.panel is None for tab in tabs] == [True, False, True]
+    assert "pip install av" in tabs[2].missing
+    page = serving.serve(tabs, port=0)
+    assert page.url
+    assert list(tmp_path.glob("flowkit-app-*"))
+    page.close()
+    assert not list(tmp_path.glob("flowkit-app-*"))
+
+
+def test_a_page_that_cannot_be_made_leaves_nothing_behind(monkeypatch, tmp_path):
+    pytest.importorskip("gradio")
+    from flowkit.app import serve as serving
+    from flowkit.app.page import Tab
+
+    class Broken(SamplesPanel):
+        def controls(self):
+            raise UserError("no controls")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    tab = Tab("broken", Broken(from_pretrained("policy/fork", device="cpu")))
+    with pytest.raises(UserError, match="no controls") as caught:
+        serving.serve([tab], port=0)
+    del caught
+    assert not list(tmp_path.glob("flowkit-app-*"))
+    assert "GRADIO_TEMP_DIR" not in os.environ

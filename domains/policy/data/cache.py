@@ -221,8 +221,7 @@ class CachedDemonstrations(Demonstrations):
     def _folder(self, settings: Mapping[str, Any]) -> Path:
         text = json.dumps({"format": FORMAT, "class": type(self).__name__, **settings}, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        root = Path(self.cache).expanduser() if self.cache else cache_root()
-        return root / "policy" / f"{type(self).__name__.lower()}-{digest}"
+        return cache_root(self.cache) / "policy" / f"{type(self).__name__.lower()}-{digest}"
 
     def episodes(self) -> Episodes:
         """Convert where that was not done; read the cache."""

@@ -134,8 +134,7 @@ class SpeechData(PreparedReader):
         """Cache folder of these settings: class and a hash of everything that decides the arrays."""
         text = json.dumps(self._all_settings(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        root = Path(self.cache).expanduser() if self.cache else cache_root()
-        return root / "speech" / f"{type(self).__name__.lower()}-{digest}"
+        return cache_root(self.cache) / "speech" / f"{type(self).__name__.lower()}-{digest}"
 
     def waveform(self, key: str) -> Float[Tensor, " samples"]:
         """The trimmed recording ``key`` at the set's sample rate, from its source (the cache holds mels only)."""

@@ -156,7 +156,7 @@ class Prompts(SpeechData):
 
     def _sources(self, language: str) -> Path:
         """The unpacked packages of one language."""
-        root = (Path(self.cache).expanduser() if self.cache else cache_root()) / "debian"
+        root = cache_root(self.cache) / "debian"
         folder = root / f"core-sounds-{language}"
         if folder.is_dir():
             return folder

@@ -58,8 +58,6 @@ class VectorQuantiser(nn.Module):
 
     #: Its codebook moves by what all processes saw.
     over_processes = True
-    #: Its codebook moves by what all processes saw.
-    over_processes = True
     codebook: Tensor
     counts: Tensor
     sums: Tensor

@@ -122,8 +122,7 @@ class MappedSource(ClipSource):
         """Where the frames are or will be."""
         about = {"format": FORMAT, "class": type(self).__name__, **self.settings()}
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-        root = Path(self.cache).expanduser() if self.cache else cache_root()
-        return root / "video" / f"{type(self).__name__.lower()}-{name}"
+        return cache_root(self.cache) / "video" / f"{type(self).__name__.lower()}-{name}"
 
     @cached_property
     def mapped(self) -> Any:

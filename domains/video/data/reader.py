@@ -248,7 +248,7 @@ class VideoReader:
     def _all(self) -> MappedFrames:
         """All frames of a file that is only read from its start, decoded once."""
         if self._mapped is None:
-            root = Path(self.cache).expanduser() if self.cache else cache_root()
+            root = cache_root(self.cache)
             name = hashlib.sha256(f"{self.index.digest} {self.fit}".encode()).hexdigest()[:16]
             folder = root / "video" / f"decoded-{name}"
             if not (folder / "manifest.json").is_file():
