@@ -7,8 +7,6 @@ import http.server
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_set
+from forked import Forked
 
 from flowkit.errors import UserError
 from flowkit.shards.cache import CHECKED
@@ -156,50 +155,59 @@ def fetched(tmp_path: Path) -> list[str]:
     return [name for name in (tmp_path / "fetched").read_text().split() if name.endswith(".tar")]
 
 
-def start_reader(place: str, tmp_path: Path, seed: int, limit: int = 1 << 30) -> subprocess.Popen[str]:
-    command = [sys.executable, toy_set.__file__, "read", place, str(tmp_path / "cache"), str(limit), str(seed)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def start_reader(place: str, tmp_path: Path, order: np.ndarray) -> Forked:
+    arguments = place, str(tmp_path / "cache"), order.tolist()
+    return Forked("toy_set:read_all", *arguments, said=tmp_path / f"said-{order[0]}", env={PIPES: "1"})
 
 
-def finish(*readers: subprocess.Popen[str]) -> None:
+def finish(*readers: Forked) -> None:
     for reader in readers:
-        said, errors = reader.communicate(timeout=120)
-        assert reader.returncode == 0, errors
-        assert "all read" in said
+        assert reader.wait() == [0], reader.said()
+        assert "all read" in reader.said()
 
 
 def cached(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache").glob("*/*.tar"))
 
 
+def unfinished(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "cache").glob("*/.*.writing"))
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not what() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert what()
+
+
 def test_two_readers_share_a_cache_and_fetch_nothing_twice(place: str, folder: Path, tmp_path: Path) -> None:
-    finish(start_reader(place, tmp_path, 0), start_reader(place, tmp_path, 1))
+    orders = [np.random.default_rng(seed).permutation(toy_set.COUNT) for seed in range(2)]
+    finish(*(start_reader(place, tmp_path, order) for order in orders))
     assert sorted(fetched(tmp_path)) == sorted(path.name for path in folder.glob("*.tar"))
     assert [path.read_bytes() for path in cached(tmp_path)] == [
         path.read_bytes() for path in sorted(folder.glob("*.tar"))
     ]
 
 
-def test_a_reader_killed_while_it_fetches_leaves_nothing_that_others_read(
-    place: str, folder: Path, tmp_path: Path
-) -> None:
+def test_a_reader_killed_while_it_fetches_harms_no_other(place: str, folder: Path, tmp_path: Path) -> None:
     slow = place.replace("cat ", "case {} in *.tar) head -c 20000") + ";; *) cat " + f"{folder}/{{}};; esac; "
     slow += "case {} in *.tar) sleep 60;; esac"
-    reader = start_reader(slow, tmp_path, 0)
-    end = time.monotonic() + 60
-    while not list((tmp_path / "cache").glob("*/.*.writing")) and time.monotonic() < end:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    os.killpg(reader.pid, signal.SIGKILL)
-    assert reader.wait() == -9
-    left = list((tmp_path / "cache").glob("*/.*.writing"))
-    assert len(left) == 1
-    assert not cached(tmp_path)
-    finish(start_reader(place, tmp_path, 1), start_reader(place, tmp_path, 2))
-    assert not list((tmp_path / "cache").glob("*/.*.writing"))
+    killed = start_reader(slow, tmp_path, EVERY)
+    wait_until(lambda: any(path.stat().st_size for path in unfinished(tmp_path)))
+    other = start_reader(place, tmp_path, EVERY[::-1])
+    # It reads everything else, and waits for what the first one fetches.
+    wait_until(lambda: len(cached(tmp_path)) == len(list(folder.glob("*.tar"))) - 1)
+    (left,) = unfinished(tmp_path)
+    killed.kill()
+    assert killed.wait() == [-9]
+    finish(other)
+    assert not unfinished(tmp_path)
     assert [path.read_bytes() for path in cached(tmp_path)] == [
         path.read_bytes() for path in sorted(folder.glob("*.tar"))
     ]
+    twice = left.name.removeprefix(".").removesuffix(".writing")
+    assert sorted(fetched(tmp_path)) == sorted([twice, *(path.name for path in folder.glob("*.tar"))])
 
 
 def test_the_cache_stays_within_its_limit(place: str, tmp_path: Path) -> None:
@@ -259,7 +267,7 @@ def test_a_full_cache_disk_is_one_line(place: str, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert not list((tmp_path / "cache").glob("*/.*.writing"))
+    assert not unfinished(tmp_path)
     assert len(shards.read(EVERY)) == toy_set.COUNT
 
 
@@ -273,9 +281,7 @@ def test_commands_are_run_only_with_leave(place: str, tmp_path: Path, monkeypatc
 def test_what_is_announced_is_fetched_meanwhile(place: str, tmp_path: Path) -> None:
     shards = open_set(tmp_path, place)
     shards.expect(EVERY[-3:])
-    end = time.monotonic() + 30
-    while not cached(tmp_path) and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until(lambda: bool(cached(tmp_path)))
     assert [path.name for path in cached(tmp_path)] == [shards.index.shards[-1].name]
 
 

@@ -7,14 +7,13 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_set
+from forked import Forked
 
 from flowkit.errors import UserError
 from flowkit.shards.index import Index
@@ -88,13 +87,13 @@ def test_shards_may_lie_on_several_disks_in_any_way(tmp_path: Path) -> None:
 def test_killed_it_goes_on_and_the_shards_are_those_of_an_undisturbed_writing(tmp_path: Path) -> None:
     toy_set.write(tmp_path / "whole")
     folder = tmp_path / "killed"
-    writer = subprocess.Popen([sys.executable, toy_set.__file__, "write", str(folder)])
+    writer = Forked("toy_set:write_slowly", str(folder), said=tmp_path / "said")
     # Two shards are finished, a third is being written.
     end = time.monotonic() + 60
     while not (folder / "shard-000001.tar").is_file() and time.monotonic() < end:
         time.sleep(0.01)
-    writer.send_signal(signal.SIGKILL)
-    assert writer.wait() == -9
+    writer.kill()
+    assert writer.wait() == [-9]
     assert not (folder / "index").exists()
     first = (folder / "shard-000000.tar").stat()
     toy_set.write(folder)

@@ -1,8 +1,7 @@
-"""A small set of shards, and a script that reads or writes one in a process of its own (to be killed)."""
+"""A small set of shards, and what reads or writes one in a process of its own (to be killed)."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +35,17 @@ def write(folder: Path, count: int = COUNT, **options: object) -> list[str]:
     return [shard.name for shard in index.shards]
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "write":
-        write(Path(sys.argv[2]), slowly=0.01)
-    else:
-        from flowkit.shards.reader import ShardSet
-        from flowkit.shards.tar import members_of
+def write_slowly(folder: str) -> None:
+    write(Path(folder), slowly=0.01)
 
-        place, cache, limit = sys.argv[2:5]
-        shards = ShardSet([place], cache=Path(cache), limit=int(limit), window=1)
-        # Each reader in an order of its own.
-        for item in np.random.default_rng(int(sys.argv[5])).permutation(COUNT).tolist():
-            (data,) = shards.read(np.array([item]))
-            assert bytes(members_of(data)["bin"]) == content(item)
-        print("all read")
+
+def read_all(place: str, cache: str, order: list[int]) -> None:
+    """All items one after the other."""
+    from flowkit.shards.reader import ShardSet
+    from flowkit.shards.tar import members_of
+
+    shards = ShardSet([place], cache=Path(cache), limit=1 << 30, window=1)
+    for item in order:
+        (data,) = shards.read(np.array([item]))
+        assert bytes(members_of(data)["bin"]) == content(item)
+    print("all read")
