@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # One thread per process: two test workers or a loader and a trainer share few cores better that way.
 TEST_WORKERS ?= 2
+# Compiled modules are kept whatever the environment says, for the tests start many processes; each worker takes a
+# stretch of the tests, so that what tests of a folder share is made once.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench wheel-check docs clean
@@ -35,10 +38,10 @@ demo: $(VENV)/.demo  ## Train a small voice and hear it, train a small policy an
 	$(BIN)/python -m domains.policy.demo --out demo/policy --minutes 1
 
 test: $(VENV)/.dev  ## The test suite (under 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS)
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev  ## The suite with its slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)
+	$(PYTEST)
 
 lint: $(VENV)/.dev  ## Style, types and the direction of imports
 	$(BIN)/ruff check .

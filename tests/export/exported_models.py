@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,13 @@ FORMATS = ("onnx", "torch") if HAS_ONNX else ("torch",)
 class Made:
     task: Task
     sampler: Sampler
-    folder: Path
+    place: Path
     opened: dict[str, Exported] = field(default_factory=dict)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The export, made when it is first asked for."""
+        return write_export(self.place, self.task, self.sampler, formats=FORMATS)
 
     def open(self, runtime: str) -> Exported:
         """Opened once: reading a traced program takes seconds."""
@@ -85,7 +91,7 @@ def policy_task(**options) -> PolicyTask:
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Made:
     sampler = Sampler(steps=2, guidance=ClassifierFree(2.0, interval=(0.2, 0.9)))
-    return _export(policy_task(), sampler, tmp_path_factory)
+    return _made(policy_task(), sampler, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +111,7 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Made:
     task.mel_mean.fill_(-3.0)
     task.mel_std.fill_(0.3)
     task.duration_totals.copy_(torch.tensor([3.0, 2.0]))
-    return _export(alive(task), Sampler(steps=1, temperature=0.7), tmp_path_factory)
+    return _made(alive(task), Sampler(steps=1, temperature=0.7), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -117,9 +123,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Made:
         FlowMatching(), size=8, context=2, codec=IdentityCodec(patch=2), strength=0.1,
     )  # fmt: skip
     task.clip_frames.fill_(6)
-    return _export(alive(task), Sampler(solver=Midpoint(), steps=1), tmp_path_factory)
+    return _made(alive(task), Sampler(solver=Midpoint(), steps=1), tmp_path_factory)
 
 
-def _export(task: Task, sampler: Sampler, factory: pytest.TempPathFactory) -> Made:
-    folder = factory.mktemp("exports") / type(task).__name__
-    return Made(task, sampler, write_export(folder, task, sampler, formats=FORMATS))
+def _made(task: Task, sampler: Sampler, factory: pytest.TempPathFactory) -> Made:
+    return Made(task, sampler, factory.mktemp("exports") / type(task).__name__)

@@ -58,8 +58,9 @@ def loops(traced: Any) -> int:
 def main() -> None:
     """Raise where something is wrong."""
     c, noise = torch.randn(6, 3), torch.randn(6, 2)
+    guided: Any = None
     for solver, guidance in (
-        (Euler(), None), (Heun(), ClassifierFree(2.5)), (RK4(), ClassifierFree(2.5, interval=(0.3, 0.7))),
+        (Euler(), None), (Heun(), ClassifierFree(2.5, interval=(0.3, 0.7))), (RK4(), ClassifierFree(2.5)),
         (DDIM(), None),
     ):  # fmt: skip
         sampler = Sampler(solver=solver, steps=4, grid=ShiftedGrid(2.0), guidance=guidance)
@@ -69,14 +70,14 @@ def main() -> None:
             torch.testing.assert_close(traced.module()(c, noise), wanted, atol=1e-5, rtol=0)
         assert loops(traced) == (not isinstance(solver, DDIM)), solver
         if isinstance(solver, Heun):
+            guided = program(sampler), traced
             long = trace("points", program(replace(sampler, steps=40)), loops=True)
             assert len(long.graph.nodes) == len(traced.graph.nodes)
     assert loops(trace("points", program(Sampler(steps=2)), loops=True)) == 0
     assert all(parameter.requires_grad for parameter in NETWORKS.parameters())
     if importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime"):
-        sampler = Sampler(solver=Heun(), steps=6, guidance=ClassifierFree(2.5, interval=(0.3, 0.7)))
-        made, path = program(sampler), Path(tempfile.mkdtemp()) / "points.onnx"
-        BACKENDS["onnx"].write(trace("points", made, loops=True), path, inputs=["c", "noise"], outputs=["x"])
+        (made, traced), path = guided, Path(tempfile.mkdtemp()) / "points.onnx"
+        BACKENDS["onnx"].write(traced, path, inputs=["c", "noise"], outputs=["x"])
         assert b"Scan" in path.read_bytes()
         assert verify("points", made, BACKENDS["onnx"].open(path, threads=1)) < 1e-5
 
