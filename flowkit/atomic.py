@@ -102,11 +102,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def link(path: Path, target: str) -> None:
-    """Point the symbolic link ``path`` to the relative ``target`` in one step; where the file system has links."""
+    """Point the symbolic link ``path`` to the relative ``target`` in one step; where the file system has links.
+
+    A folder of that name gives way: copying a run with its links followed makes one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     temporary.unlink(missing_ok=True)
     try:
         temporary.symlink_to(target)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         os.replace(temporary, path)
     except (NotImplementedError, PermissionError):
         temporary.unlink(missing_ok=True)

@@ -71,9 +71,16 @@ def run(args: argparse.Namespace) -> None:
         options.print_json({**({} if args.dry_run else kept), "dry_run": args.dry_run, "summary": summary})
     elif args.dry_run:
         print("dry run: the model trains on the data, evaluates and samples; nothing was kept")
-    elif alone is None:
-        print(f"run: {folder}\nsample it: flowkit sample {folder}")
     else:
-        size = sum(path.stat().st_size for path in alone.iterdir()) / 2**20
-        print(f"run: {folder}\nadapter: {alone} ({size:.2f} MiB)\nsample it: flowkit sample {alone}")
-        print(f"make a model of it: flowkit merge {alone} --out {folder}-merged")
+        _tell(folder, alone, str(summary["status"]))
+
+
+def _tell(folder: Path, alone: Path | None, status: str) -> None:
+    if status.startswith("stopped"):
+        print(f"{status}: the same command with --resume last goes on")
+    if alone is None:
+        print(f"run: {folder}\nsample it: flowkit sample {folder}")
+        return
+    size = sum(path.stat().st_size for path in alone.iterdir()) / 2**20
+    print(f"run: {folder}\nadapter: {alone} ({size:.2f} MiB)\nsample it: flowkit sample {alone}")
+    print(f"make a model of it: flowkit merge {alone} --out {folder}-merged")

@@ -6,10 +6,14 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowkit.cli import options
 from flowkit.config.overrides import Override
 from flowkit.errors import UserError
+
+if TYPE_CHECKING:
+    from flowkit.config.recipe import Recipe
 
 EXAMPLE = """examples:
   flowkit train generic/mixture-flow-matching --trainer.steps 500 --out runs/mixture
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.device is not None:
         overrides.append(("trainer.device", args.device))
     recipe = load_recipe(source, overrides, trainer=options.trainer_class())
+    _refuse_finetuning(recipe, source, folder)
     built = recipe.build()
     teacher = teach(recipe, built.task)
     summary = built.trainer.fit(
@@ -68,6 +73,16 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"run: {folder}\n{_use(type(built.task), folder)}"
             f"go on: flowkit train {folder} --resume last --trainer.steps N"
+        )
+
+
+def _refuse_finetuning(recipe: Recipe, source: str | Path, folder: Path) -> None:
+    """Such a recipe knows the base by its name alone: without its weights adapters would learn on drawn ones, and what
+    was learnt would not be saved as an adapter."""
+    if "finetune" in recipe.sections:
+        base = recipe.resolved["finetune"]["base"]
+        raise UserError(
+            f"{source} is of a fine-tuning: flowkit finetune {base} --out {folder} (--resume last to go on)"
         )
 
 

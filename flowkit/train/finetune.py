@@ -62,7 +62,8 @@ class Finetuning:
         """Train in ``folder`` and write ``folder/adapter`` (not for ``full``); returns what ``summary.json`` holds.
 
         Raises:
-            UserError: no such base or data, the data does not fit the model, or the folder holds another run.
+            UserError: no such base or data, the data does not fit the model, or the folder holds another run or was
+                begun on other weights.
         """
         if adapters.is_adapter(self.base):
             raise UserError(f"{self.base} is an adapter: make a model of it first, with flowkit merge {self.base}")
@@ -77,7 +78,10 @@ class Finetuning:
                 f"{self.base} learnt from a trained flow, not from data: fine-tune its teacher, and train it on that"
             )
         state = {name: tensor.clone() for name, tensor in artifact.task.state_dict().items()}
-        recipe = self.recipe(weights_digest(state))
+        digest = weights_digest(state)
+        if resume is not None:
+            _same_base(folder, self.base, digest)
+        recipe = self.recipe(digest)
         built = recipe.build()
         layers.load_base_state(built.task, state)
         summary = built.trainer.fit(
@@ -137,6 +141,25 @@ class Finetuning:
                 licence=str(statistics.get("licence") or ""), metrics=made,
             ),
         )  # fmt: skip
+
+
+def _same_base(folder: Path, base: str, digest: str) -> None:
+    """A fine-tuning goes on with the weights that it began with: its checkpoints hold them.
+
+    Raises:
+        UserError: ``base`` has others now, or the run is no fine-tuning.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return  # the trainer says that nothing can be resumed
+    begun = read_yaml(path).get("finetune")
+    if not isinstance(begun, Mapping):
+        raise UserError(f"{folder} is a run that is no fine-tuning: name another --out")
+    if begun.get("digest") != digest:
+        raise UserError(
+            f"{folder} was begun on {begun.get('base')} (weights {str(begun.get('digest'))[:12]}), {base} has other "
+            f"weights now ({digest[:12]}): bring that base back, or begin anew with another --out"
+        )
 
 
 def _arguments(data: Any) -> dict[str, Any]:

@@ -52,6 +52,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["model"], "no temporary folder stays"
 
 
+def test_a_link_takes_the_place_of_a_followed_one(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "copy").write_text("of 1")
+    for name in ("1", "2"):
+        atomic.link(tmp_path / "last", name)
+        assert (tmp_path / "last").is_symlink()
+        assert (tmp_path / "last").resolve() == tmp_path / name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "last"]
+
+
 def test_people_read_what_cannot_be_written_and_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "a.txt"

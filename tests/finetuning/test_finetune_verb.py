@@ -64,6 +64,27 @@ def test_an_interrupted_fine_tuning_resumes_bit_for_bit(flowkit, base, tmp_path,
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_fine_tuning_goes_on_with_its_own_base_and_its_own_verb(flowkit, base, tmp_path):
+    mine, tuned = tmp_path / "mine", tmp_path / "tuned"
+    shutil.copytree(base, mine)
+    assert flowkit("finetune", mine, "--out", tuned, "--rank", 2, *FEW)[0] == 0
+    before = (tuned / "adapter" / "adapter.safetensors").read_bytes()
+    said = "no fine-tuning"
+    for arguments, message in (
+        (("train", tuned, "--resume", "last", "--trainer.steps", 5), "flowkit finetune"),
+        (("train", tuned / "recipe.yaml", "--out", tmp_path / "x"), "flowkit finetune"),
+        (("finetune", base, "--out", mine, "--resume", "last", *FEW), said),
+    ):
+        code, _, err = flowkit(*arguments)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert message in err
+    assert flowkit("train", mine, "--resume", "last", "--trainer.steps", 5)[0] == 0  # the base is another now
+    code, _, err = flowkit("finetune", mine, "--out", tuned, "--rank", 2, "--resume", "last", *FEW)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "other weights now" in err
+    assert (tuned / "adapter" / "adapter.safetensors").read_bytes() == before
+
+
 def test_only_what_was_asked_for_learns(flowkit, base, tmp_path):
     assert flowkit("finetune", base, "--adapter", "head", "--out", tmp_path / "h", *FEW)[0] == 0
     kept = load_file(tmp_path / "h" / "adapter" / "adapter.safetensors")
