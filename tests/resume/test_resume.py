@@ -44,7 +44,7 @@ JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "sharded": [(DEEP | SHARDED, [0, 0])],
     "sharded killed": [
         (DEEP | SHARDED | {"kill_at": 13}, [-9, -9]),
-        (DEEP | SHARDED | {"kill_in_save": 24, "resume": "last"}, None),
+        (DEEP | SHARDED | {"kill_in_save": 24, "resume": "last"}, [-9, 2]),
         (DEEP | SHARDED | {"resume": "last"}, [0, 0]),
     ],
     "two, then one": [
