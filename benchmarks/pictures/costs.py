@@ -97,12 +97,13 @@ def seconds_a_step(step: Step, device: torch.device, *, steps: int) -> float:
 
 def cost_table(
     recipe: str, names: Sequence[str], raw: Mapping[str, Any], *, common: Sequence[Override] = (), steps: int = 20,
-    rounds: int = 5,
+    rounds: int = 5, methods: Mapping[str, Method] = METHODS,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Name -> ``step_ms`` (median of the rounds), ``time_ratio`` (median of the ratios to plain flow matching in the
     same round) and ``peak_mb``, ``memory_ratio``: most memory in a step, weights and optimiser included (on a GPU).
 
-    Rounds take the methods in turn, so that a change of the machine's speed meets all.
+    ``parameters`` counts what is optimised. Rounds take the methods in turn, so that a change of the machine's speed
+    meets all.
     """
     device = raw["picture"].device
     steppers: dict[str, Stepper] = {}
@@ -112,7 +113,7 @@ def cost_table(
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        steppers[name] = Stepper(recipe, METHODS[name], raw, common)
+        steppers[name] = Stepper(recipe, methods[name], raw, common)
         seconds_a_step(steppers[name], device, steps=max(steps // 4, 2))
         if device.type == "cuda":
             peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
@@ -124,6 +125,7 @@ def cost_table(
     for name, measured in times.items():
         ratios = [mine / plain for mine, plain in zip(measured, times[TEACHER], strict=True)]
         table[name] = {"step_ms": 1e3 * statistics.median(measured), "time_ratio": statistics.median(ratios)}
+        table[name]["parameters"] = sum(p.numel() for p in steppers[name].parameters)
         if peaks:
             table[name] |= {"peak_mb": peaks[name], "memory_ratio": peaks[name] / peaks[TEACHER]}
     return table

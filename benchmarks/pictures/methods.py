@@ -75,5 +75,23 @@ METHODS: dict[str, Method] = {
     ),
     "seq-rf": Method("SeqRF", {"segments": 4}, multiple=4, has_field=False, follows_teacher=True),
 }
+#: Whose steps are timed beside those of METHODS (step_costs.py), and which fashion.py does not train.
+OTHERS: dict[str, Method] = {
+    "sinkhorn": Method(settings={"coupling": "Sinkhorn"}),
+    "c-rectified": Method("CRectifiedFlow"),
+    "simple-reflow": Method("SimpleReFlow", {"distance": "HighPass"}, pairs=True),
+    "phased-rectified-diffusion": Method(
+        "PhasedRectifiedDiffusion", {"segments": 4}, solver="DDIM", multiple=4, has_field=False, follows_teacher=True
+    ),
+    "i-dode": Method("IDODE"),
+    "i-dode, second order": Method("IDODE", {"second_order": 0.1}),
+    "ada-flow": Method("AdaFlow"),
+    "calmflow": Method(
+        "CaLMFlow",
+        {"points": 8, "latent": 128, "kl": 0.01},
+        has_field=False,
+        task={"network": {"class_path": "CausalTransformer", "init_args": {"width": 256, "layers": 4, "heads": 4}}},
+    ),
+}
 #: Methods that a run without --methods trains.
 USUAL = tuple(name for name in METHODS if name not in ("consistency-fm-1", "seq-rf"))
