@@ -162,8 +162,9 @@ def _begin(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         was = found.get(part, {})
         for key in {**was, **wanted}:
             if was.get(key) != wanted.get(key):
+                what = "number" if key == "pairs" else key
                 raise UserError(
-                    f"{folder} holds pairs of another {key} ({_brief(was.get(key))}, now {_brief(wanted.get(key))}): "
+                    f"{folder} holds pairs of another {what} ({_brief(was.get(key))}, now {_brief(wanted.get(key))}): "
                     "remove that folder or choose another"
                 )
     return {**found, "complete": False}

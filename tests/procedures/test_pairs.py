@@ -228,6 +228,7 @@ def test_a_store_that_is_not_whole_or_not_ours_is_refused_in_one_line(tmp_path, 
     [
         ({"provenance": {"teacher": "xyz"}}, "pairs of another teacher"),
         ({"plan": PairPlan(pairs=50, shard=20, batch=8, seed=9)}, "pairs of another seed"),
+        ({"plan": PairPlan(pairs=40, shard=20, batch=8, seed=3)}, r"pairs of another number \(50, now 40\)"),
     ],
 )
 def test_a_folder_with_other_pairs_is_not_overwritten(tmp_path, options, words):

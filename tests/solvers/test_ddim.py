@@ -82,12 +82,12 @@ class FirstOrder(Field):
     """Pairs (x0, A x0 + b) on any path: each trajectory keeps its x0 and x1."""
 
     def __init__(self, path: AffinePath) -> None:
-        self.path = path
+        self.path = self.affine = path
         self.a = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
         self.b = torch.tensor([3.0, -1.0], dtype=torch.float64)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Evaluation:
-        alpha, sigma, d_alpha, d_sigma = (c[:, None] for c in self.path.coefficients(t))
+        alpha, sigma, d_alpha, d_sigma = (c[:, None] for c in self.affine.coefficients(t))
         matrix = alpha[..., None] * self.a + sigma[..., None] * torch.eye(2, dtype=torch.float64)
         x0 = torch.linalg.solve(matrix, x - alpha * self.b)
         return Evaluation(d_alpha * (x0 @ self.a.T + self.b) + d_sigma * x0)
