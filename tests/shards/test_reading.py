@@ -28,9 +28,8 @@ EVERY = np.arange(toy_set.COUNT)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    toy_set.write(tmp_path / "set")
-    return tmp_path / "set"
+def folder(written: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(written, tmp_path / "set")
 
 
 def open_set(tmp_path: Path, *places: str | Path, limit: int = 1 << 30) -> ShardSet:
@@ -222,7 +221,7 @@ def test_the_cache_stays_within_its_limit(place: str, tmp_path: Path) -> None:
         open_set(tmp_path, place, limit=2 * toy_set.SIZE)
 
 
-def test_what_arrives_damaged_is_not_kept(place: str, folder: Path, tmp_path: Path) -> None:
+def test_what_arrives_damaged_is_not_kept(place: str, written: Path, folder: Path, tmp_path: Path) -> None:
     flip_a_bit(folder / "shard-000001.tar")
     cut_short(folder / "shard-000002.tar")
     shards = open_set(tmp_path, place)
@@ -234,8 +233,7 @@ def test_what_arrives_damaged_is_not_kept(place: str, folder: Path, tmp_path: Pa
     bad = damaged_items(shards)
     assert set(shards.index.shard_of(bad).tolist()) == {1, 2}
     # A second place that has them whole is asked next.
-    toy_set.write(tmp_path / "mirror")
-    both = open_set(tmp_path, place, f"pipe:cat {tmp_path}/mirror/{{}}")
+    both = open_set(tmp_path, place, f"pipe:cat {written}/{{}}")
     assert len(both.read(EVERY)) == toy_set.COUNT
 
 

@@ -33,17 +33,10 @@ JOBS = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
-    toy_set.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def performed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def performed(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All runs, in processes of their own; those of a run share a cache."""
     pytest.importorskip("webdataset", reason="addresses are opened with webdataset")
-    more = {"by": "fetched_training:perform", "from": str(place)}
+    more = {"by": "fetched_training:perform", "from": str(written)}
     jobs = {
         run: [job | more | {"number": number, "cache": f"{run}-cache"} for number, (job, _) in enumerate(all_)]
         for run, all_ in JOBS.items()
@@ -96,14 +89,14 @@ def test_every_sample_comes_once_an_epoch_whatever_happens(performed: Runs, run:
 
 @pytest.mark.parametrize("run", JOBS)
 def test_the_cache_is_whole_and_within_its_limit(
-    performed: Runs, run: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    performed: Runs, run: str, written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = performed.root / f"{run}-cache" / "shards"
     kept = list(cache.glob("*/*.tar"))
     assert 0 < sum(path.stat().st_size for path in kept) <= ROOM
-    assert all(path.read_bytes() == (place / path.name).read_bytes() for path in kept)
+    assert all(path.read_bytes() == (written / path.name).read_bytes() for path in kept)
     monkeypatch.setenv(PIPES, "1")
-    shards = ShardSet([f"pipe:cat {place}/{{}}"], cache=cache, limit=ROOM, window=1)
+    shards = ShardSet([f"pipe:cat {written}/{{}}"], cache=cache, limit=ROOM, window=1)
     for item, data in enumerate(shards.read(np.arange(toy_set.COUNT))):
         assert bytes(members_of(data)["bin"]) == toy_set.content(item)
     assert shards.index.content["bytes"] > 1.4 * ROOM

@@ -205,6 +205,7 @@ def main() -> None:
     import torch.distributed.launcher.api
     import torch.distributed.tensor
 
+    import flowkit.config.recipe
     import flowkit.shards.check
     import flowkit.train.loop
     import flowkit.train.peers  # noqa: F401
