@@ -122,11 +122,6 @@ def start(
     return accelerator
 
 
-def prepare(accelerator: Any, task: Task) -> nn.Module:
-    """The loss of ``task``, on its device; with several processes under DDP."""
-    return accelerator.prepare_model(LossModule(task))
-
-
 def shard(accelerator: Any, whole: Task, copied: Task) -> tuple[nn.Module, Sharded]:
     """The loss of ``copied``, a copy of ``whole``, under FSDP."""
     from flowkit.train.sharding import Sharded

@@ -67,7 +67,8 @@ class Run:
         self.checkpoints = Checkpoints(folder, keep=trainer.keep, mode=trainer.mode)
         found = None if dry_run else self._choose(resume)
 
-        with self.accelerator.main_process_first():
+        # Machines may have disks of their own: after the first process of all, the first of each other machine.
+        with self.accelerator.main_process_first(), self.accelerator.local_main_process_first():
             data.prepare()
         self.samples = {"train": data.split("train"), "validation": data.split("validation")}
         # Each process decides the order for itself.
