@@ -7,8 +7,8 @@ successful episodes (the fork's lanes), steps, seconds of the teacher and of mak
 objectives are defined for one meaning of the network alone:
 
     velocity    the network predicts the velocity: consistency flow matching and constant acceleration need that
-    data        the network predicts the actions (x1), as the recipes do: with AdaFlow at its own number of calls, and
-                Rectified Diffusion
+    data        the network predicts the actions (x1), as the recipes do: with AdaFlow at its own number of calls,
+                Rectified Diffusion, and CaLMFlow, whose transformer makes points on the way to them in four calls
 
 Students of a teacher begin with the weights of plain flow matching of the same family and seed; "twice the time" is
 plain flow matching with the teacher's seconds and the student's.
@@ -68,6 +68,11 @@ class Method:
 TWICE = "flow matching, twice the time"
 #: Observations are continuous: noise and actions are paired among nearby ones.
 _OT = 'FlowMatching:coupling=MinibatchOT:coupling.condition_cost={"observation": 100}'
+#: Four calls; a transformer of about as many weights as the perceptron, the observation in front.
+_CALM = (
+    "CaLMFlow:points=5:latent=16:task.network=CausalTransformer:task.network.width=64:task.network.layers=4:"
+    "task.network.heads=4"
+)
 _BOTH = {
     PLAIN: Method("FlowMatching"),
     TWICE: Method("FlowMatching", times=2),
@@ -89,6 +94,8 @@ FAMILIES: dict[str, dict[str, Method]] = {
         **_BOTH,
         "Rectified Diffusion": Method("RectifiedDiffusion", pairs=True),
         "AdaFlow": Method("AdaFlow", adaptive=True),
+        "CaLMFlow": Method(f"{_CALM}:kl=1"),
+        "CaLMFlow, kl 0.01": Method(f"{_CALM}:kl=0.01"),
     },
 }
 MEANINGS = {"velocity": "Velocity", "data": "DataPrediction"}
