@@ -71,6 +71,18 @@ def write_folder(folder: Path, fill: Callable[[Path], object], *, replace: bool 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_folder_once(folder: Path, fill: Callable[[Path], object], *, proof: str = "manifest.json") -> None:
+    """:func:`write_folder`, unless ``folder`` holds the file ``proof`` already; where another process is faster
+    meanwhile, its folder is as good."""
+    if (folder / proof).is_file():
+        return
+    try:
+        write_folder(folder, fill)
+    except OSError:
+        if not (folder / proof).is_file():
+            raise
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content``."""
     write(path, lambda temporary: temporary.write_bytes(content))

@@ -52,6 +52,24 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["model"], "no temporary folder stays"
 
 
+def test_a_folder_is_made_once_and_that_of_a_faster_process_is_as_good(tmp_path: Path) -> None:
+    def fill(temporary: Path, text: str) -> None:
+        (temporary / "manifest.json").write_text(text)
+
+    def slow(temporary: Path) -> None:
+        atomic.write_folder(tmp_path / "set", lambda inner: fill(inner, "of the faster one"))
+        fill(temporary, "of the slower one")
+
+    atomic.write_folder_once(tmp_path / "set", slow)
+    assert (tmp_path / "set" / "manifest.json").read_text() == "of the faster one"
+    atomic.write_folder_once(tmp_path / "set", lambda _: pytest.fail("it is there"))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(OSError, match="not empty"):
+        atomic.write_folder_once(tmp_path / "other", lambda inner: fill(inner, "new"))
+
+
 def test_a_link_takes_the_place_of_a_followed_one(tmp_path: Path) -> None:
     for name in ("1", "2"):
         (tmp_path / name).mkdir()

@@ -227,12 +227,6 @@ class CachedDemonstrations(Demonstrations):
         """Convert where that was not done; read the cache."""
         settings = self.settings()
         folder = self._folder(settings)
-        if not (folder / "manifest.json").is_file():
-            with writing(folder, "prepared demonstrations to "):
-                try:
-                    atomic.write_folder(folder, lambda temporary: self.convert(temporary, settings))
-                except OSError:
-                    # Another process was faster; its folder is as good.
-                    if not (folder / "manifest.json").is_file():
-                        raise
+        with writing(folder, "prepared demonstrations to "):
+            atomic.write_folder_once(folder, lambda temporary: self.convert(temporary, settings))
         return read_episodes(folder)

@@ -154,12 +154,7 @@ class SpeechData(PreparedReader):
             return
         self.config.check()
         with writing(folder, "prepared data to "):
-            try:
-                atomic.write_folder(folder, self._build)
-            except OSError:
-                # Another process was faster; its folder is as good.
-                if not (folder / "manifest.json").is_file():
-                    raise
+            atomic.write_folder_once(folder, self._build)
 
     def _build(self, folder: Path) -> None:
         from tqdm import tqdm

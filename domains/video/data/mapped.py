@@ -133,14 +133,8 @@ class MappedSource(ClipSource):
         """
         self.check()
         folder = self.folder_of_frames
-        if not (folder / "manifest.json").is_file():
-            with writing(folder, "frames to "):
-                try:
-                    atomic.write_folder(folder, self.fill)
-                except OSError:
-                    # Another process was faster; its folder is as good.
-                    if not (folder / "manifest.json").is_file():
-                        raise
+        with writing(folder, "frames to "):
+            atomic.write_folder_once(folder, self.fill)
         return self.open_folder(folder)
 
     def open_folder(self, folder: Path) -> Any:

@@ -248,17 +248,10 @@ class VideoReader:
     def _all(self) -> MappedFrames:
         """All frames of a file that is only read from its start, decoded once."""
         if self._mapped is None:
-            root = cache_root(self.cache)
             name = hashlib.sha256(f"{self.index.digest} {self.fit}".encode()).hexdigest()[:16]
-            folder = root / "video" / f"decoded-{name}"
-            if not (folder / "manifest.json").is_file():
-                with writing(folder, "decoded frames to "):
-                    try:
-                        atomic.write_folder(folder, self._fill)
-                    except OSError:
-                        # Another process was faster; its folder is as good.
-                        if not (folder / "manifest.json").is_file():
-                            raise
+            folder = cache_root(self.cache) / "video" / f"decoded-{name}"
+            with writing(folder, "decoded frames to "):
+                atomic.write_folder_once(folder, self._fill)
             self._mapped = MappedFrames(folder)
         return self._mapped
 
