@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 import torch
 import yaml
 from codec_toy import SIZES, few, train
@@ -11,6 +12,7 @@ from codec_toy import SIZES, few, train
 import flowkit
 from domains.video.codec.autoencoder import VQAutoencoder
 from domains.video.codec.trained import TrainedCodec
+from flowkit.cli.main import main
 from flowkit.config.recipe import load_recipe
 from flowkit.nn.codec import IdentityCodec, LatentCodec
 from flowkit.random import RandomSource
@@ -54,6 +56,20 @@ def test_a_river_run_holds_its_codec(codec_run, tmp_path):
     codec = flowkit.from_pretrained(tmp_path / "elsewhere").task.codec
     assert all(torch.equal(value, codec.network.state_dict()[name]) for name, value in original.items())
     assert train(tmp_path / "river-too", tmp_path / "river-too", "--resume", "last", *few(3)) == 0
+
+
+def test_a_codec_that_was_fitted_by_adapters_is_taken_with_them(codec_run, tmp_path):
+    pytest.importorskip("peft")
+    fitted = tmp_path / "fitted"
+    options = ["--rank", "2", "--out", str(fitted), "--device", "cpu", *few(2)]
+    assert main(["finetune", str(codec_run), *options, "--trainer.lr", "0.05"]) == 0
+    latents = []
+    for place in (codec_run, fitted, fitted / "adapter"):
+        codec = load_recipe(recipe(tmp_path, trained(run=str(place)))).build("task").task.codec
+        codec.adapt(pictures)
+        latents.append(codec.encode(pictures()))
+    assert (latents[1] - latents[0]).abs().max() > 1e-3, "the adapter has learnt something"
+    torch.testing.assert_close(latents[2], latents[1])
 
 
 def test_the_resolved_recipe_stands_alone(codec_run, tmp_path):

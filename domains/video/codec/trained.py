@@ -15,9 +15,6 @@ from flowkit.errors import UserError
 from flowkit.nn.codec import LatentCodec
 from flowkit.random import RandomSource
 
-#: What the autoencoder is called in the state of a :class:`FrameAutoencoder`.
-_PREFIX = "network."
-
 
 class TrainedCodec(LatentCodec):
     """Latents are the encoder's output before quantisation, unscaled, as in RIVER; decoding quantises first.
@@ -64,11 +61,8 @@ class TrainedCodec(LatentCodec):
         Raises:
             UserError: there is no such run, or it holds no autoencoder of frames.
         """
-        from flowkit.artifacts import from_pretrained
-
         _network_of(run)
-        network: Any = from_pretrained(run).task.network
-        return cls(network, normalise=normalise)
+        return cls(_trained_network(run), normalise=normalise)
 
     def adapt(self, images: Callable[[], Float[Tensor, "n c h w"]]) -> None:
         """Read the weights, and take the channels' statistics.
@@ -86,17 +80,7 @@ class TrainedCodec(LatentCodec):
         self.std.copy_(latents.std((0, 2, 3)).clamp_min(1e-6).reshape(-1, 1, 1))
 
     def _read_weights(self) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        from flowkit.artifacts import describe_run
-
-        path = describe_run(self.run)["weights"]
-        try:
-            stored = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is truncated or damaged: {' '.join(str(error).split())}") from None
-        mine = {name.removeprefix(_PREFIX): value for name, value in stored.items() if name.startswith(_PREFIX)}
+        mine = _trained_network(self.run).state_dict()
         wanted = self.network.state_dict()
         strange = [n for n in sorted({*mine, *wanted}) if n not in mine or n not in wanted]
         strange += [n for n in sorted({*mine} & {*wanted}) if mine[n].shape != wanted[n].shape]
@@ -122,6 +106,20 @@ class TrainedCodec(LatentCodec):
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             return self.network.decode(latents * self.std + self.mean if self.normalise else latents)
+
+
+def _trained_network(run: str | Path) -> VQAutoencoder:
+    """The autoencoder of a run with its weights, adapters that it was fitted by added to them.
+
+    Raises:
+        UserError: there is no such run, or its weights are damaged.
+    """
+    from flowkit import adapters
+    from flowkit.artifacts import from_pretrained
+
+    task: Any = from_pretrained(run).task
+    adapters.merge(task)
+    return task.network
 
 
 def _network_of(run: str | Path) -> Any:
