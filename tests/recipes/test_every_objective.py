@@ -46,9 +46,18 @@ QUIET = [
 ]  # fmt: skip
 
 
-def train(domain: str, objective: str, out: Path, *more: str) -> int:
+#: How a batch is transported where data have conditions.
+COUPLINGS = [
+    ("MinibatchOT", "policy", {"condition_cost": {"observation": 10.0}}),
+    ("MinibatchOT", "video", {"ignore_condition": True}),
+    ("Sinkhorn", "policy", {"condition_cost": {"observation": 10.0}}),
+    ("Sinkhorn", "video", {"ignore_condition": True}),
+]
+
+
+def train(domain: str, objective: str, out: Path, *more: str, **arguments: object) -> int:
     recipe, small = DOMAINS[domain]
-    line = json.dumps({"class_path": objective, "init_args": ARGUMENTS.get(objective, {})})
+    line = json.dumps({"class_path": objective, "init_args": {**ARGUMENTS.get(objective, {}), **arguments}})
     chosen = ["--task.objective", line, *SETTINGS.get(objective, [])]
     return main(["train", recipe, "--out", str(out), *QUIET, *small, *chosen, *more])
 
@@ -69,14 +78,29 @@ def teachers(tmp_path_factory):
 
 @pytest.mark.parametrize(("objective", "domain"), CASES)
 def test_it_trains_saves_loads_and_samples(objective, domain, teachers, tmp_path, capsys):
-    run, out = tmp_path / "run", tmp_path / "out"
+    run = tmp_path / "run"
     taught = ["--teacher", teachers(domain)] if classes("methods")[objective].needs_teacher else []
     assert train(domain, objective, run, *taught) == 0, capsys.readouterr().err
-    loaded = flowkit.from_pretrained(run)
-    assert type(loaded.task.objective).__name__ == objective
+    assert type(lives(run, tmp_path, capsys)).__name__ == objective
+
+
+@pytest.mark.parametrize(("coupling", "domain", "arguments"), COUPLINGS)
+def test_couplings_that_transport_a_batch_train_save_load_and_sample(coupling, domain, arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    chosen = {"class_path": coupling, "init_args": arguments}
+    assert train(domain, "FlowMatching", run, coupling=chosen) == 0, capsys.readouterr().err
+    assert type(lives(run, tmp_path, capsys).coupling).__name__ == coupling
+    assert train(domain, "FlowMatching", tmp_path / "refused", coupling={"class_path": coupling}) == 2
+    assert "would move x0 across the conditions" in capsys.readouterr().err
+
+
+def lives(run, tmp_path, capsys):
+    """The objective of ``run``, loaded, saved once more and sampled from there."""
+    out, loaded = tmp_path / "out", flowkit.from_pretrained(run)
     saved = flowkit.save_pretrained(tmp_path / "saved", loaded.task, recipe=loaded.recipe)
     capsys.readouterr()
     assert main(["sample", str(saved), "-n", "2", "--device", "cpu", "--out", str(out), "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert files
     assert all(Path(file).stat().st_size > 0 for file in files.values())
+    return loaded.task.objective
