@@ -41,21 +41,12 @@ def train(communicator: Communicator, steps: int, *, momentum: float = 0.0) -> l
     return [flat(tensors) for tensors in agents]
 
 
-def one_process(rank: int, world: int, graph: str, folder: str) -> None:
-    """The same over gloo; each process writes its agent."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/{graph}-store", rank=rank, world_size=world
-    )
-    try:
+def all_graphs(folder: str) -> None:
+    """The same over gloo, graph after graph; each process writes its agents."""
+    torch.distributed.init_process_group("gloo")
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    for graph in ("ring", "exponential", "complete"):
         communicator = Distributed(Graph.named(graph, world))
         (state,) = train(communicator, 20, momentum=0.5)
         torch.save((state, communicator.mean([state])), Path(folder) / f"{graph}-{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def all_graphs(rank: int, world: int, folder: str) -> None:
-    """Each graph in turn, so that processes start once."""
-    for graph in ("ring", "exponential", "complete"):
-        one_process(rank, world, graph, folder)
+    torch.distributed.destroy_process_group()

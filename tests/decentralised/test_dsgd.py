@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quadratic import SCHEDULE, all_graphs, gradient, start, train
+from forked import Forked
+from quadratic import SCHEDULE, gradient, start, train
 from torch import nn
 
 from flowkit.errors import UserError
@@ -78,8 +79,8 @@ def test_all_terms_use_the_old_iterates(name):
 
 
 def test_four_processes_do_what_one_does(tmp_path):
-    # Forked: four more imports of torch would take longer than the test.
-    torch.multiprocessing.start_processes(all_graphs, (4, str(tmp_path)), nprocs=4, start_method="fork")
+    four = Forked("quadratic:all_graphs", str(tmp_path), said=tmp_path / "said", world=4)
+    assert four.wait() == [0] * 4, four.said()
     for name in GRAPHS:
         expected = train(InProcess(Graph.named(name, 4)), 20, momentum=0.5)
         found = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(4)]
