@@ -11,6 +11,8 @@ from torch import Tensor
 from flowkit.present import Picture
 
 _SHOWN = 60
+#: Panels in a row, and how lines differ once all colours were used.
+_ROW, _MARKERS = 5, "osv^D"
 
 
 def quality(report: Mapping[str, Any], metric: str) -> Picture:
@@ -21,7 +23,7 @@ def quality(report: Mapping[str, Any], metric: str) -> Picture:
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
     axes = figure.subplots()
     ticks: set[int] = set()
-    for name, runs in report["results"].items():
+    for number, (name, runs) in enumerate(report["results"].items()):
         values: dict[int, list[float]] = {}
         for run in runs.values():
             for calls, point in run["points"].items():
@@ -30,7 +32,9 @@ def quality(report: Mapping[str, Any], metric: str) -> Picture:
             continue
         calls = sorted(values)
         ticks.update(calls)
-        (line,) = axes.plot(calls, [statistics.mean(values[n]) for n in calls], marker="o", label=name)
+        (line,) = axes.plot(
+            calls, [statistics.mean(values[n]) for n in calls], marker=_MARKERS[number // 10 % 5], label=name
+        )
         low, high = ([edge(values[n]) for n in calls] for edge in (min, max))
         axes.fill_between(calls, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xscale="log", xlabel="network calls", ylabel=metric)
@@ -41,7 +45,11 @@ def quality(report: Mapping[str, Any], metric: str) -> Picture:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if len(report["results"]) > 6:  # beside the lines, not over them
+        figure.set_size_inches(11.0, 4.5)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    else:
+        axes.legend(fontsize=8)
     return Picture.of_figure(figure)
 
 
@@ -62,9 +70,14 @@ def plane(paths: Mapping[str, Tensor]) -> Picture:
     (blue) to where they end (orange)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.0 * len(paths), 4.0), layout="constrained")
+    columns = min(len(paths), _ROW)
+    rows = -(-len(paths) // columns)
+    figure = Figure(figsize=(4.0 * columns, 4.0 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in panels[len(paths) :]:
+        spare.remove()
     reach = 1.05 * max(float(states.abs().max()) for states in paths.values())
-    for axes, (name, states) in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths.items(), strict=True):
+    for axes, (name, states) in zip(panels, paths.items(), strict=False):
         array = states[:, :_SHOWN].detach().float().cpu().numpy()
         axes.plot(array[:, :, 0], array[:, :, 1], color="0.6", linewidth=0.6)
         for end, colour in ((0, "tab:blue"), (-1, "tab:orange")):
