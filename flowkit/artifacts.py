@@ -24,6 +24,7 @@ from flowkit.config.recipe import Recipe, parse_recipe
 from flowkit.config.yamlfile import read_yaml
 from flowkit.data import DataSource
 from flowkit.errors import UserError, nearest
+from flowkit.finetuning import layers
 from flowkit.model_card import Card, model_card
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Task
@@ -82,13 +83,16 @@ def save_pretrained(
         weights: a state dict to store instead of the task's own (the EMA weights).
 
     Raises:
-        UserError: the folder holds something else, or cannot be written (a full disk); nothing is left behind.
+        UserError: the folder holds something else, or cannot be written (a full disk), or adapters were attached to
+            the task; nothing is left behind.
     """
     from safetensors import SafetensorError
 
     folder, card = Path(folder), card or Card()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / INFO).is_file())):
         raise UserError(f"{folder} exists and is no model folder: choose another name or remove it")
+    if "finetune" not in recipe.resolved and layers.names(task):
+        raise UserError(f"{folder}: the model has adapters, which its recipe does not: flowkit.adapters.merge first")
     state = task.state_dict() if weights is None else weights
     unused = tuple(task.networks.prefix(name) for name in task.networks.training_only)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(unused)} if unused else state

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flowkit import adapters
 from flowkit.artifacts import Artifact, describe_run, from_pretrained
 from flowkit.config.check import specification
 from flowkit.config.classes import import_path, parameters, resolve, slot
@@ -92,6 +93,7 @@ class Reflow:
             UserError: the run cannot be rectified, or the folder holds another round.
         """
         guide = from_pretrained(teacher, device=self.device, overrides=[*ACCURATE, *self.sampler])
+        adapters.merge(guide.task)  # the student is a plain model
         guide.task.requires_grad_(False)
         digest = weights_digest(guide.task.state_dict())
         store = folder / PAIRS
@@ -121,7 +123,8 @@ class Reflow:
             data = data["init_args"]["data"]
         arguments = {"store": str(store), "data": data, "teacher": digest}
         raw["data"] = {"class_path": import_path(PairData), "init_args": arguments}
-        raw.pop("teacher", None)
+        for other in ("teacher", "finetune"):
+            raw.pop(other, None)
         key, accepted = _objective_of(guide.task)
         if any(path_ == f"task.{key}" for path_, _ in self.overrides):
             raw["task"] = _without_defaults(raw["task"], key, type(guide.task.objective))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowkit import adapters
 from flowkit.artifacts import from_pretrained
 from flowkit.config.recipe import Recipe
 from flowkit.errors import UserError
@@ -27,6 +28,7 @@ def teach(recipe: Recipe, student: Task) -> Teacher | None:
     if not name:
         raise UserError(f"{recipe.name}: {kind} learns from a trained flow: name it by the key teacher (--teacher)")
     artifact = from_pretrained(str(name))
+    adapters.merge(artifact.task)  # the student is a plain model
     begin_as(student, artifact.task, str(name))
     return Teacher(
         artifact.task.objective,

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from flowkit import adapters
-from flowkit.artifacts import from_pretrained
+from flowkit.artifacts import from_pretrained, save_pretrained
 from flowkit.cond import Cond
+from flowkit.config.recipe import load_recipe
 from flowkit.errors import UserError
 from flowkit.finetuning import layers
 from flowkit.finetuning.finetune import Finetune, heads
 from flowkit.finetuning.routing import routed
+from flowkit.train.teacher import teach
+from flowkit.train.trainer import Trainer
 
 pytest.importorskip("peft")
 
@@ -90,6 +93,33 @@ def test_terms_add_up_and_scale(base, adapter, other_adapter):
     layers.scale(task, "first", 0.0)
     layers.scale(task, "second", 0.0)
     torch.testing.assert_close(velocity(task), velocity(from_pretrained(base).task))
+
+
+def test_a_student_begins_as_its_adapted_teacher(base, adapter):
+    fitted = velocity(from_pretrained(adapter).task)
+    assert (fitted - velocity(from_pretrained(base).task)).abs().max() > 1e-3
+    for teacher in (adapter, adapter.parent):
+        recipe = load_recipe("generic/mixture-seqrf", [("teacher", str(teacher))], trainer=Trainer)
+        student = recipe.build("task").task
+        teach(recipe, student)
+        torch.manual_seed(3)
+        x, t = torch.randn(6, 2), torch.linspace(0.1, 0.9, 6)
+        with torch.no_grad():
+            begun = student.networks.main((x,), (t, t), Cond({}))["v"]  # it begins as blind to the second time
+        torch.testing.assert_close(begun, velocity(from_pretrained(teacher).task), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_with_adapters_is_saved_when_they_are_merged(base, adapter, tmp_path):
+    loaded = from_pretrained(adapter)
+    with_adapter = velocity(loaded.task)
+    with pytest.raises(UserError, match="merge first"):
+        save_pretrained(tmp_path / "model", loaded.task, recipe=loaded.recipe)
+    adapters.merge(loaded.task)
+    save_pretrained(tmp_path / "model", loaded.task, recipe=loaded.recipe)
+    torch.testing.assert_close(velocity(from_pretrained(tmp_path / "model").task), with_adapter, rtol=1e-5, atol=1e-5)
+    run = from_pretrained(adapter.parent)  # its recipe puts the adapters in place
+    save_pretrained(tmp_path / "run", run.task, recipe=run.recipe)
+    assert torch.equal(velocity(from_pretrained(tmp_path / "run").task), velocity(run.task))
 
 
 def test_each_sample_of_a_batch_may_have_its_own(base, adapter, other_adapter):

@@ -142,6 +142,15 @@ def test_a_target_that_follows_the_network_follows_its_adapters(flowkit, tmp_pat
     assert flowkit("sample", tuned / "adapter", "-n", 2, "--device", "cpu", "--out", tmp_path / "a")[0] == 0
 
 
+def test_a_fitted_model_is_straightened_as_a_plain_one(flowkit, base, adapter, tmp_path):
+    few = ("--pairs", 40, "--trainer.steps", 2, "--device", "cpu")
+    for number, teacher in enumerate((adapter, adapter.parent)):
+        out = tmp_path / str(number)
+        code, _, err = flowkit("reflow", teacher, "--out", out, *few)
+        assert code == 0, err
+        assert set(from_pretrained(out / "round-1").task.state_dict()) == set(from_pretrained(base).task.state_dict())
+
+
 def test_a_student_of_a_teacher_is_not_fitted_to_data(flowkit, base, tmp_path):
     run = tmp_path / "student"
     assert flowkit("train", "generic/mixture-seqrf", "--teacher", base, "--out", run, *FEW)[0] == 0
