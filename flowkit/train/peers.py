@@ -87,17 +87,18 @@ class Peers:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._tell(f"beat/{self.rank}", "left")
             first = self._failed() or self._lost()
-            self._linger(first)
             if first is None:
-                raise PeerLost(f"process {self.rank} stops: another process of this run {_GONE}") from None
+                text = f"the connections broke, though all processes live ({_line(error)}); go on with --resume last"
+                self._tell("failed", json.dumps([self.rank, text]), first=True)
+                first = self._failed() or (self.rank, text)
+            self._linger(first[0])
             raise PeerLost(_sentence(self.rank, *first)) from None
-        text = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        line = _line(error)
         self._tell("failed", json.dumps([self.rank, line]), first=True)
         if not isinstance(error, UserError):
             print(f"flowkit: process {self.rank} failed: {line}", file=sys.stderr, flush=True)
         self._tell(f"beat/{self.rank}", "left")
-        self._linger((self.rank, line))
+        self._linger(self.rank)
 
     def _tell(self, key: str, value: str, *, first: bool = False) -> None:
         try:
@@ -144,11 +145,10 @@ class Peers:
         self._tell("failed", json.dumps([mine, text]), first=True)
         return self._failed() or (mine, text)
 
-    def _linger(self, first: tuple[int, str] | None) -> None:
+    def _linger(self, failed: int) -> None:
         """Where this process keeps the launch's store, leave the others the time to read there who failed."""
         if self.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             return
-        failed = None if first is None else first[0]
         with suppress(Exception):
             end = time.monotonic() + _SILENT * _PAUSE
             while time.monotonic() < end:
@@ -185,6 +185,11 @@ class Peers:
             return
         os.write(2, f"flowkit: {_sentence(self.rank, rank, text)}\n".encode())
         os._exit(1)
+
+
+def _line(error: BaseException) -> str:
+    text = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
 def _sentence(mine: int, rank: int, text: str) -> str:

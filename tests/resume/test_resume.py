@@ -62,6 +62,7 @@ JOBS: dict[str, list[tuple[dict[str, Any], Any]]] = {
     ],
     "one told": [(DEEP | SHARDED | {"signal_at": 7, "rank": 1}, [0, 0])],
     "one lost": [(DEEP | SHARDED | {"kill_at": 13, "rank": 1}, [2, -9])],
+    "disconnected": [(EVEN | {"world": 2, "fail_at": 3, "rank": 1, "fail_as": "NCCL error: no such device"}, [2, 2])],
     "launched": [
         (
             EVEN | {"by": "toy_training:launch", "launched": 2, "fail_at": 7, "rank": 1},
@@ -143,6 +144,12 @@ def test_a_killed_process_ends_the_other_in_one_line(performed: Runs) -> None:
     assert line.startswith("process 0 stops because process 1 failed: it is gone (killed, or its machine lost)")
     assert performed.checkpoint("one lost").resolve().name == "00000010"
     assert not list((performed.root / "one lost/checkpoints").glob(".*"))
+
+
+def test_a_broken_connection_between_the_living_is_called_that(performed: Runs) -> None:
+    text = "the connections broke, though all processes live (RuntimeError: NCCL error: no such device)"
+    assert performed.said("disconnected", rank=1).startswith(f"process 1: {text}; go on with --resume last")
+    assert performed.said("disconnected", rank=0).startswith(f"process 0 stops because process 1 failed: {text}")
 
 
 def test_a_launch_ends_with_the_cause_of_the_process_that_failed(performed: Runs) -> None:

@@ -3,8 +3,8 @@
 A job is a JSON object: ``folder``, ``trainer`` (settings), ``resume``, ``dropout``, ``deep``, ``lengths``, ``gossip``
 (a topology), ``world`` (processes) and what shall happen: ``kill_at`` (SIGKILL after that optimiser step),
 ``kill_in_save`` (SIGKILL while that one is written), ``signal_at`` (SIGTERM), ``signal_twice_at`` (SIGINT twice),
-``fail_at`` (an exception), ``limit_at`` with ``file_limit`` (bytes that a file may have from that step on); ``rank``:
-in that process alone.
+``fail_at`` (an exception, or a ``RuntimeError`` of the words ``fail_as``), ``limit_at`` with ``file_limit`` (bytes that
+a file may have from that step on); ``rank``: in that process alone.
 """
 
 from __future__ import annotations
@@ -229,6 +229,8 @@ def disturb(job: dict[str, Any], step: int) -> None:
     if job.get("rank") not in (None, int(os.environ.get("RANK", "0"))):
         return
     if step == job.get("fail_at"):
+        if "fail_as" in job:
+            raise RuntimeError(job["fail_as"])
         raise ValueError("a fault of this process")
     if step == job.get("kill_at"):
         kill()
