@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -200,6 +202,19 @@ def test_a_film_that_cannot_go_on_leaves_nothing(tmp_path):
     film = np.stack(list(decode(tmp_path / "a.mp4")))
     assert film.shape == (5, 3, 8, 10)
     assert np.abs(film.mean((1, 2, 3)) - 10 * np.arange(5)).max() < 3
+
+
+def test_without_an_encoder_there_is_one_line_and_no_file(flowkit, sprites_run, tmp_path, monkeypatch):
+    import av
+
+    def unknown(name, **_):
+        raise av.codec.codec.UnknownCodecError(name)
+
+    monkeypatch.setattr(av, "open", lambda *_, **__: nullcontext(SimpleNamespace(add_stream=unknown)))
+    code, _, err = flowkit("predict", sprites_run, "--frames", 1, "--samples", 1, "--out", tmp_path / "a.mp4")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "no encoder libx264" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_rate_than_the_training_clips_is_told(flowkit, sprites_run, tmp_path):
