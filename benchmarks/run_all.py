@@ -3,7 +3,8 @@
     python benchmarks/run_all.py [--quick] [--official CHECKOUT] [--out FOLDER]
 
 Each script runs in a process of its own on one thread. A rival that is not installed is left out, and said. The exit
-status is 1 when a script failed; the others run all the same. ``--quick`` takes few rounds and short trainings: to see
+status is 1 when a script failed; the others run all the same. Each takes minutes, all of them about an hour and a half
+of a quiet core; ``--only`` names some. ``--quick`` takes few rounds and short trainings: to see
 that everything works, not to publish.
 """
 
@@ -24,20 +25,46 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script of this folder, its arguments (and those of a quick run) and the packages of its rivals."""
+    """A script of this folder, its arguments (and those of a quick run) and the packages of its rivals.
+
+    ``name`` is that of its figures, and of the script where ``script`` says no other.
+    """
 
     name: str
     arguments: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
+    script: str = ""
+
+    @property
+    def file(self) -> Path:
+        """The script."""
+        return HERE / f"{self.script or self.name}.py"
 
 
+_SHORT = ("--steps", "40", "--points", "300")
 BENCHMARKS = (
     Benchmark("paths", rivals=("torchcfm", "flow_matching")),
     Benchmark("solvers", quick=("--rounds", "3"), rivals=("torchdiffeq", "torchode")),
     Benchmark("toy2d", quick=("--steps", "300", "--seeds", "1")),
     Benchmark("adaflow_toy", ("--seeds", "1"), quick=("--epochs", "20", "--seeds", "1", "--noises", "400")),
     Benchmark("reflow2d", quick=("--steps", "200", "--pairs", "2000", "--seeds", "1", "--sets", "1")),
+    Benchmark("c_rectified", ("--seeds", "1"), quick=("--steps", "40", "--pairs", "600")),
+    Benchmark("seqrf2d", ("--seeds", "1"), quick=_SHORT),
+    Benchmark("rectified_diffusion2d", ("--seeds", "1"), quick=(*_SHORT, "--pairs", "600")),
+    Benchmark("simple_reflow", ("--seeds", "1"), quick=(*_SHORT, "--pairs", "600")),
+    *(
+        Benchmark(
+            f"straight2d_{method}",
+            ("--method", method),
+            ("--scale", "0.02", "--points", "200", "--sets", "1"),
+            script="straight2d",
+        )
+        for method in ("consistency", "acceleration", "learned", "transport")
+    ),
+    Benchmark("idode2d", ("--seeds", "1"), quick=("--steps", "40", "--fine", "5", "--points", "20", "--batches", "20")),
+    Benchmark("calmflow2d", ("--seeds", "1"), quick=("--steps", "10", "--points", "200", "--sets", "1")),
+    Benchmark("step_costs", ("--small", "--device", "cpu"), quick=("--methods", "flow-matching", "ot", "caf")),
     Benchmark("river_ring", quick=("--steps", "50")),
     Benchmark("matcha_official", ("decoder",), quick=("--rounds", "2")),
 )
@@ -45,7 +72,7 @@ BENCHMARKS = (
 
 def command(benchmark: Benchmark, out: Path, *, quick: bool, official: Path | None) -> list[str]:
     """What starts ``benchmark``."""
-    words = [sys.executable, str(HERE / f"{benchmark.name}.py"), *benchmark.arguments]
+    words = [sys.executable, str(benchmark.file), *benchmark.arguments]
     words += ["--out", str(out / f"{benchmark.name}.json")]
     if quick:
         words += benchmark.quick
