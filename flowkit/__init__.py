@@ -110,6 +110,8 @@ _WHERE = {
     "load": "flowkit.artifacts",
     "from_pretrained": "flowkit.artifacts",
     "save_pretrained": "flowkit.artifacts",
+    "Card": "flowkit.model_card",
+    "push_to_hub": "flowkit.hub",
     "load_recipe": "flowkit.config.recipe",
     "Plugin": "flowkit.config.plugins",
 }

@@ -225,6 +225,6 @@ def _card(card: Card, recipe: str, info: Mapping[str, Any]) -> str:
         "full": "all weights",
     }[info["method"]]
     text = model_card(card, recipe, info)
-    head, _, rest = text.partition("\n\n")
+    head, title, rest = text.partition(f"# {card.title}\n")
     told = f"An adapter ({how}) for `{info['base']}`, whose weights have the SHA-256\n`{info['digest']}`.\n"
-    return f"{head}\n\n{told}\n{rest}"
+    return f"{head}{title}\n{told}{rest}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,9 +32,27 @@ class Card:
     limits: str = ""
 
 
+#: Licences that the hub knows by these names.
+_LICENCES = (
+    *("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0"),
+    *("cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"),
+)
+
+
+def _metadata(card: Card, task: str) -> list[str]:
+    """The block of YAML that the hub reads on top of a card, by which models are found."""
+    lines = ["---", "library_name: flowkit", f"tags: [flow-matching, {task}]"]
+    if card.licence.lower() in _LICENCES:
+        lines.append(f"license: {card.licence.lower()}")
+    elif card.licence:
+        lines += ["license: other", f"license_name: {json.dumps(' '.join(card.licence.split()), ensure_ascii=False)}"]
+    return [*lines, "---"]
+
+
 def model_card(card: Card, recipe: str, info: Mapping[str, Any]) -> str:
-    """The README.md of a model folder: the card, the recipe's name and what ``flowkit.json`` holds."""
-    lines = [f"# {card.title}", ""]
+    """The README.md of a model folder: what the Hugging Face hub reads, the card, the recipe's name and what
+    ``flowkit.json`` holds."""
+    lines = [*_metadata(card, str(info["task"])), "", f"# {card.title}", ""]
     if card.summary:
         lines += [card.summary, ""]
     lines += ["| | |", "|---|---|", f"| task | {info['task']} |", f"| parameters | {info['parameters']:,} |"]

@@ -17,7 +17,7 @@ from flowkit.artifacts import CARD, CONFIG, INFO, WEIGHTS, from_pretrained, save
 from flowkit.config import plugins
 from flowkit.config.plugins import Plugin
 from flowkit.errors import UserError
-from flowkit.model_card import Card
+from flowkit.model_card import Card, model_card
 from flowkit.solvers.heun import Heun
 
 
@@ -68,6 +68,12 @@ def test_the_folder_holds_four_files_and_the_card_says_what_it_must(folder):
     ):
         assert word in card
     assert oct(folder.stat().st_mode & 0o777) == "0o755"
+    _, read_by_the_hub, text = card.split("---\n", 2)
+    about = yaml.safe_load(read_by_the_hub)
+    assert (about["library_name"], about["license"]) == ("flowkit", "cc0-1.0")
+    assert text.startswith("\n# A toy\n")
+    other = model_card(Card(licence='mine: "ask me"'), "recipe", {"task": "T", "parameters": 1, "flowkit": "0"})
+    assert yaml.safe_load(other.split("---\n", 2)[1])["license_name"] == 'mine: "ask me"'
 
 
 def test_loading_needs_neither_the_data_nor_its_class(folder):

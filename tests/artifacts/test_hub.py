@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_a_model_folder_is_uploaded_whole_and_private(hub: Hub) -> None:
     assert push_to_hub("policy/fork", "somebody/fork") == "hub/somebody/fork"
     assert hub.made == [("somebody/fork", {"private": True, "exist_ok": True})]
     assert {"config.yaml", "flowkit.json", "model.safetensors", "README.md"} <= set(hub.uploaded[0][1])
+
+
+def test_the_hubs_own_package_takes_what_it_is_given() -> None:
+    real = pytest.importorskip("huggingface_hub").HfApi
+    inspect.signature(real.create_repo).bind(None, "somebody/fork", private=True, exist_ok=True)
+    inspect.signature(real.upload_folder).bind(None, repo_id="a/b", folder_path="x", commit_message="y")
+    inspect.signature(real.whoami).bind(None)
 
 
 def test_what_is_no_model_stays_here(hub: Hub, tmp_path: Path) -> None:
