@@ -4,6 +4,7 @@ guessed; the data as shards, for sets that outgrow a disk or lie elsewhere."""
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from flowkit.cli import options
@@ -69,7 +70,7 @@ def _shard(args: argparse.Namespace, data: DataSource, about: dict[str, object])
     from flowkit.version import __version__
 
     size = 256.0 if args.size is None else args.size
-    if not size > 0:
+    if not 0 < size < math.inf:
         raise UserError(f"--size {size:g}: it is positive, in MiB")
     if not isinstance(data, Sharding):
         raise UserError(

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter", choices=("lora", "head", "full"), default="lora",
         help="what learns: low-rank adapters (default), the output layer alone, or everything",
     )  # fmt: skip
-    parser.add_argument("--rank", type=int, default=8, help="of the adapters (default 8)")
+    parser.add_argument("--rank", type=int, help="of the adapters (default 8)")
     parser.add_argument(
         "--alpha", type=float, default=0.0, help="their term is multiplied by alpha / rank (default: alpha = 2 rank)"
     )
@@ -52,15 +52,15 @@ def run(args: argparse.Namespace) -> None:
     """Fine-tune and say what came out."""
     from flowkit.train.finetune import ADAPTER, Finetuning
 
-    if args.adapter != "lora" and (args.target or args.alpha or args.dropout):
-        raise UserError(f"--target, --alpha and --dropout are of --adapter lora, not of {args.adapter}")
+    if args.adapter != "lora" and (args.rank is not None or args.target or args.alpha or args.dropout):
+        raise UserError(f"--rank, --target, --alpha and --dropout are of --adapter lora, not of {args.adapter}")
     folder = Path(args.out) if args.out else Path("runs") / f"{Path(args.run).resolve().name}-finetuned"
     overrides: list[Override] = list(args.overrides)
     if args.device is not None:
         overrides.append(("trainer.device", args.device))
     settings = Finetuning(
-        base=args.run, method=args.adapter, rank=args.rank, alpha=args.alpha, dropout=args.dropout, targets=args.target,
-        data=args.data, overrides=overrides, seed=args.seed,
+        base=args.run, method=args.adapter, rank=8 if args.rank is None else args.rank, alpha=args.alpha,
+        dropout=args.dropout, targets=args.target, data=args.data, overrides=overrides, seed=args.seed,
     )  # fmt: skip
     summary = settings.run(folder, resume=args.resume, dry_run=args.dry_run)
     if int(os.environ.get("RANK", "0")):

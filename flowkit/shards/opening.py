@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ def open_shards(places: Sequence[str], options: ShardOptions, *, kind: str) -> O
     """
     if options.window < 0:
         raise UserError(f"data.init_args.window is {options.window}: it is a number of shards, or 0 for all")
-    if not options.cache_gib > 0:
-        raise UserError(f"data.init_args.cache_gib is {options.cache_gib}: it is positive")
+    if not 0 < options.cache_gib < math.inf:
+        raise UserError(f"data.init_args.cache_gib is {options.cache_gib:g}: it is positive, in GiB")
     cache = cache_root(options.cache) / "shards"
     with writing(cache, "fetched shards to "):
         limit = int(options.cache_gib * 2**30)

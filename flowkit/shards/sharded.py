@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +44,8 @@ class Sharded(DataSource):
         source = self.source
         if not isinstance(source, Sharding):
             raise UserError(f"{type(source).__name__} cannot be written as shards: sources of speech and video can")
-        if not self.mib > 0:
-            raise UserError(f"data.init_args.mib is {self.mib}: it is positive")
+        if not 0 < self.mib < math.inf:
+            raise UserError(f"data.init_args.mib is {self.mib:g}: it is positive, in MiB")
         source.prepare()
         records, size = source.records(), int(self.mib * 2**20)
         root = cache_root(self.cache)

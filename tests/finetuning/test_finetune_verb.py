@@ -64,6 +64,29 @@ def test_an_interrupted_fine_tuning_resumes_bit_for_bit(flowkit, base, tmp_path,
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_phases_learn_adapters_in_turns_and_averages_follow_them(flowkit, tmp_path):
+    run, whole, cut = (tmp_path / name for name in ("base", "whole", "cut"))
+    critic = ("--task.critic_weight", 0.1, "--task.critic_channels", 8)
+    assert flowkit("train", "video/smoke/codec-sprites", *critic, "--out", run, *FEW)[0] == 0
+    options = ("--rank", 2, *FEW, "--trainer.schedule", "constant", "--trainer.warmup", 0, "--trainer.lr", 0.01)
+    assert flowkit("finetune", run, "--out", whole, *options, "--trainer.steps", 4)[0] == 0
+    assert flowkit("finetune", run, "--out", cut, *options, "--trainer.steps", 2)[0] == 0
+    assert flowkit("finetune", run, "--out", cut, *options, "--trainer.steps", 4, "--resume", "last")[0] == 0
+    one, other = (load_file(folder / "adapter" / "adapter.safetensors") for folder in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for side in ("network.", "critic."):
+        learnt = [value for name, value in one.items() if name.startswith(side) and name.endswith("lora_B")]
+        assert learnt, side
+        assert all(value.abs().max() > 0 for value in learnt), side
+    assert (
+        flowkit("finetune", run, "--out", tmp_path / "raw", *options, "--trainer.steps", 4, "--trainer.ema", 0)[0] == 0
+    )
+    raw = load_file(tmp_path / "raw" / "adapter" / "adapter.safetensors")
+    behind = [n for n in one if n.startswith("network.") and n.endswith("lora_B")]
+    # The adapter holds the averages, which lag behind the weights: they began at zero.
+    assert sum(one[n].norm() for n in behind) < 0.9 * sum(raw[n].norm() for n in behind)
+
+
 def test_a_fine_tuning_goes_on_with_its_own_base_and_its_own_verb(flowkit, base, tmp_path):
     mine, tuned = tmp_path / "mine", tmp_path / "tuned"
     shutil.copytree(base, mine)
@@ -107,6 +130,7 @@ def test_mistakes_are_one_line(flowkit, base, adapter, tmp_path):
         ((base, "--target", "attention"), "fits no layer"),
         ((base, "--rank", 0), "at least 1"),
         ((base, "--adapter", "head", "--alpha", 3), "of --adapter lora"),
+        ((base, "--adapter", "head", "--rank", 8), "of --adapter lora"),
         ((base, "--data", "NoSuchData"), "NoSuchData"),
     ):
         code, _, err = flowkit("finetune", *arguments, "--out", tmp_path / "x", *FEW)

@@ -21,6 +21,7 @@ from domains.speech.data.shards import SpeechShards
 from domains.speech.features import MelConfig
 from flowkit.cli.main import main
 from flowkit.errors import UserError
+from flowkit.shards.sharded import Sharded
 from flowkit.shards.writer import write_shards
 
 RECIPE = "speech/smoke/matcha-rulemade"
@@ -94,6 +95,16 @@ def test_damaged_utterances_are_left_out_and_counted(source: RuleMade, folder: P
     keys = data.split("train").column("key")
     assert keys == [key for key in source.split("train").column("key") if key in set(keys)]
     data.split("train").batch(list(range(len(keys))))
+
+
+def test_sizes_are_finite(source: RuleMade, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for size in ("0", "inf", "nan"):
+        assert main(["data", "shard", RECIPE, "--out", "nowhere", "--size", size]) == 2
+        assert capsys.readouterr().err == f"flowkit: --size {size}: it is positive, in MiB\n"
+        with pytest.raises(UserError, match=r"data.init_args.mib is .* positive"):
+            Sharded(source, mib=float(size)).prepare()
+        with pytest.raises(UserError, match=r"data.init_args.cache_gib is .* positive"):
+            SpeechShards([str(folder)], cache_gib=float(size)).prepare()
 
 
 def test_shards_of_shards_and_the_wrong_reader(folder: Path, tmp_path: Path) -> None:
