@@ -239,6 +239,6 @@ def _train(run: Run, stop: StopSignals) -> dict[str, Any]:
         with suppress(OSError) if status.startswith("failed") else nullcontext():
             run.metrics.close()
             if run.main and not run.dry_run:
-                atomic.write_json(run.folder / "summary.json", run.report(status))
+                atomic.write_json(run.folder / "summary.json", summary.report(run, status))
     run.finish()
-    return run.report(status)
+    return summary.report(run, status)

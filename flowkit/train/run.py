@@ -275,31 +275,6 @@ class Run:
         """Start the clock."""
         self._began = time.monotonic() - self.seconds
 
-    def report(self, status: str) -> dict[str, Any]:
-        """What ``summary.json`` holds."""
-        turns = {turn.phase.name: sum(p.numel() for p in turn.parameters) for turn in self.turns.turns}
-        return {
-            "status": status,
-            "task": type(self.task).__name__,
-            "objective": type(self.task.objective).__name__,
-            "parameters": turns,
-            "steps": self.step,
-            "samples_seen": self.loader.seen,
-            "epoch": self.loader.epoch,
-            "metrics": self.results,
-            "best": None if self.best is None else {"step": self.best[0], self.trainer.best: self.best[1]},
-            "sampling": summary.sampling(self.sampler),
-            "seconds": self.seconds,
-            "peak_memory_mb": summary.peak_memory_mb(self.device),
-            **({"peak_memory_mb_each": self.peaks} if self.peaks else {}),
-            "device": summary.device_name(self.device),
-            "conditions": self.conditions(),
-            **({} if self.team is None else {"topology": self.team.facts()}),
-            **({"pairs": dict(self.provenance)} if self.provenance else {}),
-            **({} if self.teacher is None else {"teacher": self.teacher.record()}),
-            "versions": summary.versions(),
-        }
-
 
 def _freeze_all_but(task: Task, phases: Sequence[Phase]) -> list[torch.nn.Parameter]:
     """Freeze what belongs to no phase; returns what was frozen."""

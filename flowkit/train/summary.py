@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from flowkit.solvers.sampler import Sampler
+
+if TYPE_CHECKING:
+    from flowkit.train.run import Run
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -47,3 +50,29 @@ def sampling(sampler: Sampler) -> dict[str, Any]:
         return {"solver": known["solver"], "controller": type(sampler.controller).__name__}
     known["evaluations"] = sampler.steps * sampler.solver.evaluations
     return known
+
+
+def report(run: Run, status: str) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    turns = {turn.phase.name: sum(p.numel() for p in turn.parameters) for turn in run.turns.turns}
+    return {
+        "status": status,
+        "task": type(run.task).__name__,
+        "objective": type(run.task.objective).__name__,
+        "parameters": turns,
+        "steps": run.step,
+        "samples_seen": run.loader.seen,
+        "epoch": run.loader.epoch,
+        "metrics": run.results,
+        "best": None if run.best is None else {"step": run.best[0], run.trainer.best: run.best[1]},
+        "sampling": sampling(run.sampler),
+        "seconds": run.seconds,
+        "peak_memory_mb": peak_memory_mb(run.device),
+        **({"peak_memory_mb_each": run.peaks} if run.peaks else {}),
+        "device": device_name(run.device),
+        "conditions": run.conditions(),
+        **({} if run.team is None else {"topology": run.team.facts()}),
+        **({"pairs": dict(run.provenance)} if run.provenance else {}),
+        **({} if run.teacher is None else {"teacher": run.teacher.record()}),
+        "versions": versions(),
+    }
