@@ -81,13 +81,14 @@ def test_phases_learn_adapters_in_turns(flowkit, tmp_path):
 
 
 def test_the_adapter_is_the_average_of_its_training(flowkit, base, tmp_path):
+    steady = (*FEW, "--trainer.lr", 0.003, "--trainer.warmup", 0, "--trainer.schedule", "constant")
     kept = []
     for ema in (0.9, 0.0):
-        options = (*FEW, "--trainer.lr", 0.03, "--trainer.warmup", 0, "--trainer.steps", 6, "--trainer.ema", ema)
-        assert flowkit("finetune", base, "--out", tmp_path / f"{ema}", "--rank", 2, *options)[0] == 0
+        options = (*steady, "--rank", 2, "--trainer.steps", 6, "--trainer.ema", ema)
+        assert flowkit("finetune", base, "--out", tmp_path / f"{ema}", *options)[0] == 0
         state = load_file(tmp_path / f"{ema}" / "adapter" / "adapter.safetensors")
         kept.append(sum(float(value.norm()) for name, value in state.items() if name.endswith("lora_B")))
-    assert 0 < kept[0] < 0.95 * kept[1], "averages lag behind weights that began at zero"
+    assert 0 < kept[0] < 0.97 * kept[1], "averages lag behind weights that began at zero"
 
 
 def test_a_fine_tuning_goes_on_with_its_own_base_and_its_own_verb(flowkit, base, tmp_path):
