@@ -12,6 +12,7 @@ import wave
 import pytest
 
 from flowkit.app.generic import SamplesPanel, panel_of
+from flowkit.app.sampling import chosen_sampler, sampler_controls
 from flowkit.artifacts import from_pretrained
 from flowkit.cli.main import main
 from flowkit.errors import UserError
@@ -158,3 +159,23 @@ def test_a_page_that_cannot_be_made_leaves_nothing_behind(monkeypatch, tmp_path)
     del caught
     assert not list(tmp_path.glob("flowkit-app-*"))
     assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_guidance_is_offered_where_the_condition_was_dropped_and_costs_two_calls(tmp_path):
+    panels = []
+    for dropped in (0.0, 0.1):
+        run = tmp_path / f"{dropped}"
+        short = ["--trainer.steps", "1", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0"]
+        drop = ["--task.objective.drop_condition", str(dropped), "--sampler.guidance", "null"]
+        assert main(["train", "imaging/smoke/glyphs-flow-matching", "--out", str(run), *drop, *short]) == 0
+        panels.append(panel_of(from_pretrained(run)))
+    own = panels[1].artifact.sampler
+    without, offered = (sampler_controls(own, panel.task.objective) for panel in panels)
+    assert "sampler.guidance" not in [control.name for control in without]
+    asked = {control.name: getattr(control, "value", None) for control in (*panels[1].controls(), *offered)}
+    assert asked["sampler.guidance"] == 1.0
+    asked |= {"number": 2, "sampler.steps": 3, "sampler.solver": "Euler"}
+    for scale, calls in ((1.0, 3), (2.5, 6)):
+        sampler = chosen_sampler(own, asked | {"sampler.guidance": scale})
+        made = panels[1].run(asked, sampler)
+        assert (made.nfe, made.network_calls) == (3, calls), scale

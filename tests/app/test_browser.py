@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
+
+from flowkit.clip import save_film
 
 BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium-headless-shell")
 
 
-def test_three_panels_in_a_browser_that_asks_no_other_machine(served):
+def clip(path, frames: int):
+    """A film of a square that walks, not square itself."""
+    pictures = np.zeros((frames, 48, 70, 3), np.uint8)
+    for i, picture in enumerate(pictures):
+        picture[10:26, 4 * i : 4 * i + 16] = 255
+    return save_film(path, pictures, 10.0)
+
+
+def test_three_panels_in_a_browser_that_asks_no_other_machine(served, tmp_path):
     api = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
     outside: list[str] = []
     with api.sync_playwright() as play:
@@ -57,5 +68,18 @@ def test_three_panels_in_a_browser_that_asks_no_other_machine(served):
         run("video_river_sprites")
         assert page.inner_text("#video_river_sprites-status [data-fact=nfe]") == "1"
         playing("video_river_sprites-film")
+
+        def upload(path) -> None:
+            page.locator("#video_river_sprites-clip").get_by_label("Clear").click()
+            page.locator("#video_river_sprites-clip input[type=file]").set_input_files(path)
+            page.wait_for_selector("#video_river_sprites-clip video")
+
+        upload(clip(tmp_path / "short.mp4", 3))
+        page.click("#video_river_sprites-run")
+        page.wait_for_selector("#video_river_sprites-status .fk-mistake")
+        assert "short.mp4 has 3 frames" in page.inner_text("#video_river_sprites-status")
+        upload(clip(tmp_path / "mine.mp4", 9))
+        run("video_river_sprites")
+        assert page.inner_text("#video_river_sprites-status [data-fact=fact-0]") == "5 known + 3"
         browser.close()
     assert outside == []
