@@ -72,6 +72,20 @@ def straightness_by_energy(
     return _summary(energy - sum_per_sample(whole.square()), whole)
 
 
+def direction_straightness(
+    xs: Float[Tensor, "n b *d"], ts: Float[Tensor, " n"], *, padding: Bool[Tensor, "b ..."] | None = None
+) -> Float[Tensor, " b"]:
+    """int |D / |D| - v / |v||^2 dt of each saved trajectory, from 0 to 4: how far its direction strays, whatever its
+    speed. 0 on a straight line that is run through at a changing speed, where S is not; a step without motion counts
+    as straight. The normalised straightness of Park et al. 2024 (arXiv 2411.00322).
+    """
+    steps, whole, share = _velocities(xs, ts, padding)
+    steps, whole = steps.flatten(2), whole.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(steps, whole.expand_as(steps), dim=2)
+    moves = (steps != 0).any(2) & (whole != 0).any(1)
+    return (share[:, None] * (2.0 - 2.0 * cosine).clamp_min(0.0).where(moves, cosine.new_zeros(()))).sum(0)
+
+
 def _summary(per_sample: Tensor, whole: Tensor) -> Straightness:
     total, cost = float(per_sample.mean()), float(sum_per_sample(whole.square()).mean())
     return Straightness(total, total / max(cost, torch.finfo(whole.dtype).tiny), per_sample)

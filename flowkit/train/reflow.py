@@ -95,6 +95,8 @@ class Reflow:
         guide = from_pretrained(teacher, device=self.device, overrides=[*ACCURATE, *self.sampler])
         adapters.merge(guide.task)  # the student is a plain model
         guide.task.requires_grad_(False)
+        for span in [(0.0, 1.0)] * (self.inverted < 1.0) + [(1.0, 0.0)] * (self.inverted > 0.0):
+            guide.task.objective.check_sampler(guide.sampler, span)
         digest = weights_digest(guide.task.state_dict())
         store = folder / PAIRS
         recipe = self._student(teacher, guide, store, digest, distil)

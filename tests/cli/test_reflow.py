@@ -100,6 +100,21 @@ def test_mistakes_are_one_line(flowkit, toy_run, tmp_path, options, words):
     assert words in err
 
 
+def test_a_teacher_that_cannot_be_solved_so_leaves_nothing_behind(flowkit, toy_recipe, tmp_path):
+    chosen = ("--task.objective", "ConsistencyFM", "--sampler.solver", "Euler", "--sampler.steps", 2)
+    assert flowkit("train", toy_recipe, "--out", tmp_path / "means", *chosen)[0] == 0
+    out = tmp_path / "r"
+    code, _, err = flowkit("reflow", tmp_path / "means", "--out", out, *FEW)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "RK4 would take for a field" in err
+    code, _, err = flowkit("reflow", tmp_path / "means", "--out", out, "--solver", "Euler", "--inverted", 1.0, *FEW)
+    assert code == 2
+    assert "a span that rises" in err
+    assert not list(out.glob("*/*"))
+    assert flowkit("reflow", tmp_path / "means", "--out", out, "--solver", "Euler", "--steps", 2, *FEW)[0] == 0
+
+
 def test_an_unknown_run_is_one_line(flowkit):
     code, _, err = flowkit("reflow", "runs/nothing")
     assert (code, err.count("\n")) == (2, 1)

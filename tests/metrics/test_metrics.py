@@ -11,6 +11,7 @@ from flowkit.metrics import (
     count_summary,
     curvature,
     degree_of_intersection,
+    direction_straightness,
     energy_distance,
     straightness,
     straightness_by_energy,
@@ -59,6 +60,18 @@ def test_straight_lines_are_straight_and_padding_does_not_count() -> None:
     assert straightness(xs, ts, padding=padding).total < 1e-25
     with pytest.raises((ValueError, TypeError)):
         straightness(xs, ts[:-1])
+
+
+def test_the_straightness_of_directions_is_blind_to_speed() -> None:
+    ts = torch.linspace(0, 1, 101, dtype=torch.float64)
+    x0, x1 = gaussian(4), gaussian(4, 1)
+    line = x0 + ts.square()[:, None, None] * (x1 - x0)
+    assert straightness(line, ts).total > 0.01
+    assert float(direction_straightness(line, ts).max()) < 1e-12
+    half = math.pi * ts  # a half circle: its direction turns evenly from -90 to 90 degrees against D
+    arc = torch.stack([-half.cos(), half.sin()], 1)[:, None]
+    assert float(direction_straightness(arc, ts)) == pytest.approx(2.0 - 4.0 / math.pi, abs=1e-3)
+    assert direction_straightness(torch.zeros_like(arc), ts).tolist() == [0.0]
 
 
 def test_pieces_of_a_kinked_line_are_straight() -> None:
