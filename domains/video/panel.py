@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -104,9 +103,7 @@ class VideoPanel(Panel):
         at = np.unique(at)
         strip = [[row[min(t, len(row) - 1)] for t in at] for row in rows]
         known = [[bool(t < context or (followed and place == 0)) for t in at] for place in range(len(rows))]
-        began = time.perf_counter()
         clip = side_by_side([rows], context=context, fps=fps, truth=followed)
-        seconds += time.perf_counter() - began
         facts = {"frames": f"{context} known + {len(made)}", "a frame": f"{1000 * seconds / len(made):.0f} ms"}
         yield Made(
             {"film": clip, "strip": Picture(grid(strip, known))}, nfe / len(made), calls / len(made), "frame", seconds,

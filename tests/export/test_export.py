@@ -245,6 +245,12 @@ def test_verification_looks_at_other_sizes() -> None:
         verify("frozen", program, runner)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_program_that_gives_no_numbers_is_not_kept() -> None:
+    program = Program(torch.nn.Identity(), [Port("x", ("batch", 3))], [Port("y", ("batch", 3))])
+    with pytest.raises(UserError, match="differs from eager by nan"):
+        verify("empty", program, lambda inputs, outputs: {"y": inputs["x"] * np.nan})  # pyright: ignore[reportArgumentType]
+
+
 def test_a_regression_has_no_noise(tmp_path: Path) -> None:
     task = policy_task(images=None, encoder=_plain, objective=Regression())
     folder = write_export(tmp_path / "bc", task, Sampler(), formats=("torch",))
