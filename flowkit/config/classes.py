@@ -97,14 +97,8 @@ def _import(path: str) -> object:
         return None
 
 
-@functools.cache
 def import_path(cls: type) -> str:
-    """The path that a resolved recipe names a class by: through the outermost package that offers it."""
-    parts = cls.__module__.split(".")
-    for n in range(1, len(parts)):
-        package = ".".join(parts[:n])
-        if getattr(sys.modules.get(package), cls.__qualname__, None) is cls:
-            return f"{package}.{cls.__qualname__}"
+    """The path that a resolved recipe names a class by."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -180,12 +174,13 @@ def _evaluate(owner: type, name: str, annotation: Any) -> Any:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a recipe gives an object: the base class, how many leading arguments a factory fills in, and whether only
-    the base itself fits (dataclasses)."""
+    """Where a recipe gives an object: the base class, how many leading arguments a factory fills in, whether only
+    the base itself fits (dataclasses), and whether it is a factory that is wanted."""
 
     base: type
     skip: int = 0
     closed: bool = False
+    factory: bool = False
 
 
 def slot(annotation: Any) -> Slot | None:
@@ -194,7 +189,8 @@ def slot(annotation: Any) -> Slot | None:
         if typing.get_origin(option) is collections.abc.Callable:
             arguments = typing.get_args(option)
             if len(arguments) == 2 and _is_object(arguments[1]):
-                return Slot(arguments[1], skip=len(arguments[0]) if isinstance(arguments[0], list) else 0)
+                leading = len(arguments[0]) if isinstance(arguments[0], list) else 0
+                return Slot(arguments[1], skip=leading, factory=True)
         elif _is_object(option):
             return Slot(option, closed=dataclasses.is_dataclass(option))
     return None

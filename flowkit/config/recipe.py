@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import set_parsing_settings
 
 from flowkit.config import plugins
+from flowkit.config.building import build
 from flowkit.config.check import complete
 from flowkit.config.classes import parameters
 from flowkit.config.overrides import Override, apply_overrides
@@ -79,10 +80,9 @@ class Recipe:
         return Built(**{"task": None, "sampler": None, "data": None, "trainer": None, **made}, seed=self.seed)
 
     def _build_one(self, key: str) -> Any:
-        parser = _parser({key: self.sections[key]})
         with _policy():
             try:
-                return parser.instantiate(parser.parse_object({key: self.resolved[key]}))[key]
+                return build(self.resolved[key], self.sections[key], key)
             except UserError as error:
                 raise UserError(f"{self.name}: {error}") from error
             except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
@@ -90,7 +90,7 @@ class Recipe:
 
 
 def _refusal(key: str, error: Exception) -> str:
-    """What the constructor said that refused a value; the parser wraps it in many words about types."""
+    """What the constructor said that refused a value."""
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
@@ -185,18 +185,6 @@ def _sections(trainer: type | None) -> dict[str, Any]:
     return sections
 
 
-def _parser(sections: Mapping[str, Any]) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    for key, base in sections.items():
-        if base in (DataSource, Task):
-            parser.add_subclass_arguments(base, key, required=True)
-        elif base in (int, str):
-            parser.add_argument(f"--{key}", type=base, default=0 if base is int else None)
-        else:
-            parser.add_class_arguments(base, key)
-    return parser
-
-
 def _typed(completed: dict[str, Any], sections: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Check every value against its type and write every default out."""
     present = {key: base for key, base in {**sections, **_PLAIN}.items() if key in completed}
@@ -206,7 +194,8 @@ def _typed(completed: dict[str, Any], sections: Mapping[str, Any], name: str) ->
 
 @contextmanager
 def _policy() -> Iterator[None]:
-    """The second fence round imports: jsonargparse itself refuses every path outside the core and the plugins."""
+    """The second fence round imports: jsonargparse itself, which reads the values, refuses every path outside the core
+    and the plugins."""
     from jsonargparse import _common
 
     kept = dict(_common.parsing_settings)

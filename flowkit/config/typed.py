@@ -1,25 +1,16 @@
 """Every value of a completed recipe as its type, and every default written out.
 
-:func:`typed` walks the tree that :func:`flowkit.config.check.complete` made, along the same annotations. Plain values
-are converted and checked by jsonargparse, one at a time: handing it the whole tree gives the same and takes six times
-as long, for it parses the arguments of each class again at every level above.
+:func:`typed` walks the tree that :func:`flowkit.config.check.complete` made, along the same annotations.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser
-
 from flowkit.config.classes import Parameter, describe, element, parameters, resolve, slot
+from flowkit.config.values import plain
 from flowkit.errors import UserError
-
-_PLAIN = (bool, int, float, str)
 
 
 def typed(value: Any, annotation: Any, where: str, owner: str = "the recipe") -> Any:
@@ -72,31 +63,6 @@ def _default(parameter: Parameter, where: str, owner: str) -> Any:
 
 def _leaf(value: Any, annotation: Any, where: str, owner: str) -> Any:
     try:
-        if (value is None or isinstance(value, _PLAIN)) and _hashable(annotation):
-            return copy.deepcopy(_remembered(value, annotation))  # "[1]" may have become a list
-        return _converted(value, annotation)
+        return plain(value, annotation)
     except Exception:
         raise UserError(f"{where}: {owner} expects {describe(annotation)}, got {value!r}") from None
-
-
-@functools.lru_cache(maxsize=4096, typed=True)  # 1, 1.0 and True are different values
-def _remembered(value: Any, annotation: Any) -> Any:
-    return _converted(value, annotation)
-
-
-def _hashable(annotation: Any) -> bool:
-    """False for some annotations with metadata."""
-    try:
-        hash(annotation)
-    except TypeError:
-        return False
-    return True
-
-
-def _converted(value: Any, annotation: Any) -> Any:
-    probe = ArgumentParser(exit_on_error=False)
-    probe.add_argument("--value", type=annotation)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # an object that cannot be written down must not pass silently
-        found = probe.parse_object({"value": value})
-        return yaml.safe_load(probe.dump(found, skip_unset=False, skip_validation=True))["value"]

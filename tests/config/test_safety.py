@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import jsonargparse
 import pytest
 
-from flowkit.config.recipe import _parser, _policy, parse_recipe
+from flowkit.config.recipe import Recipe, _policy, parse_recipe
+from flowkit.config.values import as_argument
 from flowkit.errors import UserError
 from flowkit.solvers.sampler import Sampler
+from flowkit.solvers.solver import Solver
 
 SAFE = {
     "data": "ToyData",
@@ -78,9 +81,12 @@ def test_a_prefix_is_not_a_package(tmp_path, monkeypatch):
 
 
 def test_the_second_fence_holds_alone_and_leaves_other_users_of_jsonargparse_alone():
-    parser = _parser({"sampler": Sampler})
-    with _policy(), pytest.raises(Exception, match="not allowed"):
-        parser.parse_object({"sampler": {"solver": "collections.OrderedDict"}})
+    forged = Recipe("r.yaml", {"sampler": {"solver": {"class_path": "collections.OrderedDict"}}}, {"sampler": Sampler})
+    with pytest.raises(UserError, match="refused"):
+        forged.build()
+    for annotation in (type, Callable, Solver):
+        with _policy(), pytest.raises(Exception, match="not allowed"):
+            as_argument("collections.OrderedDict", annotation)
     other = jsonargparse.ArgumentParser(exit_on_error=False)
     other.add_argument("--cls", type=type)
     assert other.parse_object({"cls": "decimal.Decimal"}).cls.__name__ == "Decimal"
