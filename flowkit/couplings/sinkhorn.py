@@ -63,7 +63,8 @@ class Sinkhorn(TransportCoupling):
             permutation that is best under the plan with Gumbel noise on its logarithm (right in both limits of epsilon,
             near the plan between them).
         iterations: at most so many.
-        tolerance: relative error of the plan's row sums.
+        tolerance: relative error of the plan's row sums: how evenly x0 is used. A batch of 512 takes 0.1 s of a core at
+            1e-2 and 1.4 s at 1e-6, whose plans differ by 0.001 in total variation.
         within: see :class:`TransportCoupling`.
         condition_cost: see :class:`TransportCoupling`.
         ignore_condition: see :class:`TransportCoupling`.
@@ -75,7 +76,7 @@ class Sinkhorn(TransportCoupling):
         epsilon: float = 0.05,
         draws: Literal["columns", "pairs", "permutation"] = "columns",
         iterations: int = 1000,
-        tolerance: float = 1e-6,
+        tolerance: float = 1e-2,
         within: str | list[str] | None = None,
         condition_cost: dict[str, float] | None = None,
         ignore_condition: bool = False,

@@ -178,6 +178,14 @@ def test_sinkhorn_goes_from_the_exact_plan_to_independence() -> None:
     torch.testing.assert_close(flat, torch.full_like(flat, 1 / 64), rtol=1e-4, atol=0)
 
 
+def test_a_plan_that_is_good_enough_for_draws_is_near_the_exact_one() -> None:
+    cost = squared_cost(*points(128, 2))
+    exact = sinkhorn_log_plan(cost.double(), 0.05, tolerance=1e-9, iterations=20_000).exp()
+    rough = sinkhorn_log_plan(cost, 0.05, tolerance=Sinkhorn().tolerance).exp()
+    assert float((rough - exact).abs().sum()) / 2.0 < 0.01
+    assert float((rough.sum(0) * 128 - 1.0).abs().max()) < 1e-4
+
+
 def test_sinkhorn_draws_follow_the_plan() -> None:
     x0, x1 = points(5, 1)
     plan = sinkhorn_log_plan(squared_cost(x0, x1), 0.3).exp()
