@@ -104,7 +104,9 @@ class VideoFolder(MappedSource):
         if self.direct and self.window:
             raise UserError("data.init_args.direct is true: squares of larger frames are cut from decoded ones only")
         if self.direct and type(self).open_video is not VideoFolder.open_video:
-            raise UserError(f"data.init_args.direct is true: {type(self).__name__} is read from pictures, leave it out")
+            raise UserError(
+                f"data.init_args.direct is true: {type(self).__name__} is not read from video files, leave it out"
+            )
         for name, value in (("windows", self.windows), ("candidates", self.candidates)):
             if value > 1 and not self.window:
                 raise UserError(f"data.init_args.{name} is {value}: it is 1 without a window")
@@ -145,10 +147,12 @@ class VideoFolder(MappedSource):
                     given = self.open_video(video, fit)
                     for part in chunks(paced(given, self.fps, video.path)):
                         if writer is None:
-                            writer = stack.enter_context(FrameWriter(folder, size=part.shape[2:]))
+                            actions = 0 if given.actions is None else given.actions.shape[1]
+                            writer = stack.enter_context(FrameWriter(folder, size=part.shape[2:], actions=actions))
                         if part.shape[2:] != writer.size:
                             raise UserError(f"frames of {str(video.path)!r} have another size than those before")
-                        writer.add(part)
+                        at = writer.frames - before
+                        writer.add(part, None if given.actions is None else given.actions[at : at + len(part)])
                 except UserError as error:
                     if writer is not None:
                         writer.drop(writer.frames - before)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from domains.video.data.folder import VideoFolder
 from domains.video.data.listing import SUFFIXES, Frames, Video, find_files
-from domains.video.data.pictures import digest_of, picture_folders, pictures_in, read_pictures
+from domains.video.data.pictures import digest_of, fitted, picture_folders, pictures_in, read_pictures
 from domains.video.data.reader import Fit
+from domains.video.data.robot_records import read_robot
+from domains.video.data.tfrecords import record_spans
 from flowkit.data import Split
 from flowkit.errors import UserError
 
@@ -87,36 +91,58 @@ class CLEVRER(VideoFolder):
 
 
 class BAIR(VideoFolder):
-    """BAIR's pushing robot (Ebert et al. 2017), unpacked to pictures: below ``train`` and ``test`` a folder of numbered
-    pictures a video, at any depth. The actions are not in the pictures.
+    """BAIR's pushing robot (Ebert et al. 2017): ``train/*.tfrecords`` and ``test/*.tfrecords`` as the archive holds
+    them (``softmotion30_44k``), with the actions (4 numbers: how far the arm goes, and the gripper); or unpacked to
+    pictures, below ``train`` and ``test`` a folder of numbered pictures a video, without actions.
 
     Args:
-        folder: that holds ``train`` and ``test``.
+        folder: that holds ``train`` and ``test``, at any depth.
         frames: of a clip; 16 where 1 is known and 15 predicted.
         validation: share of the videos of ``train``.
+        view: of the records' two cameras: ``image_aux1``, which papers show, or ``image_main``.
         options: see :class:`VideoFolder`.
     """
 
-    def __init__(self, folder: str, *, frames: int = 16, validation: float = 0.01, **options: Any) -> None:
+    def __init__(
+        self, folder: str, *, frames: int = 16, validation: float = 0.01,
+        view: Literal["image_aux1", "image_main"] = "image_aux1", **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(folder, frames=frames, validation=validation, **options)
+        self.view = view
+        self._spans: dict[str, tuple[int, int]] = {}
 
     def videos(self) -> list[Video]:
-        """See :class:`VideoFolder`."""
+        """See :class:`VideoFolder`; of records the lengths are read."""
         found: list[Video] = []
-        for key, path in picture_folders(self.root):
-            parts = key.split("/")
-            if "train" in parts or "test" in parts:
-                found.append(Video(key, path, split=None if "train" in parts else "test"))
+        if any(self.root.rglob("*.tfrecords")):
+            for name, path in find_files(self.root, [".tfrecords"]):
+                for number, span in enumerate(record_spans(path)):
+                    found.append(Video(f"{name}/{number}", path))
+                    self._spans[found[-1].key] = span
+        else:
+            found = [Video(key, path) for key, path in picture_folders(self.root)]
+        found = [
+            replace(video, split=None if "train" in parts else "test")
+            for video, parts in ((video, video.key.split("/")) for video in found)
+            if "train" in parts or "test" in parts
+        ]
         if not found:
             raise UserError(
-                f"{self.folder!r} is not BAIR: it holds no folders of pictures below 'train' and 'test' (unpack the "
-                "TFRecords of softmotion30_44k to pictures first)"
+                f"{self.folder!r} is not BAIR: it holds neither .tfrecords files nor folders of pictures below 'train' "
+                "and 'test'"
             )
         return found
 
-    def open_video(self, video: Video, fit: Fit) -> Frames:
+    def settings(self) -> Mapping[str, Any]:
         """See :class:`VideoFolder`."""
+        return {**super().settings(), "view": self.view}
+
+    def open_video(self, video: Video, fit: Fit) -> Frames:
+        """See :class:`VideoFolder`. The set says nothing of its rate; times are counted in frames."""
+        if video.key in self._spans:
+            frames, actions, digest = read_robot(video.path, *self._spans[video.key], view=self.view)
+            each = (fitted(frame, fit) for frame in frames)
+            return Frames(0.0, digest, len(frames), each, np.arange(len(frames), dtype=np.float64), actions)
         pictures: list[Path] = pictures_in(video.path)
         each = read_pictures(pictures, fit)
-        # The set says nothing of its rate; times are counted in frames.
         return Frames(0.0, digest_of(pictures), len(pictures), each, np.arange(len(pictures), dtype=np.float64))

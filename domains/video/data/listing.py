@@ -49,6 +49,8 @@ class Frames:
         expected: how many there should be.
         each: the frames, uint8 (3, H, W) at the wanted size.
         times: (n,) seconds of the frames.
+        actions: (n, A) float32, what was done from each frame to the next (the last row counts for nothing); None
+            where nothing is known of it. Goes with frames of which none is left out.
     """
 
     fps: float
@@ -56,6 +58,7 @@ class Frames:
     expected: int
     each: Iterator[np.ndarray]
     times: np.ndarray
+    actions: np.ndarray | None = None
 
 
 def find_files(root: Path, suffixes: Iterable[str]) -> list[tuple[str, Path]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from domains.video.data.index import EXTRA
 from domains.video.data.reader import Fit
 from flowkit.errors import UserError
 
@@ -54,7 +55,6 @@ def read_pictures(paths: list[Path], fit: Fit) -> Iterator[np.ndarray]:
     shape = None
     for path in paths:
         try:
-            import av
             from PIL import Image
 
             with Image.open(path) as image:
@@ -63,11 +63,24 @@ def read_pictures(paths: list[Path], fit: Fit) -> Iterator[np.ndarray]:
             raise UserError(f"reading pictures needs a package ({error}): pip install pillow") from error
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read the picture {str(path)!r}: {error}") from error
-        frame = fit(av.VideoFrame.from_ndarray(array, format="rgb24"))
+        frame = fitted(array, fit)
         if shape is not None and frame.shape != shape:
             raise UserError(f"picture {str(path)!r} has another size than those before it")
         shape = frame.shape
         yield frame
+
+
+def fitted(picture: np.ndarray, fit: Fit) -> np.ndarray:
+    """A picture uint8 (h, w, 3), RGB, as uint8 (3, H, W).
+
+    Raises:
+        UserError: PyAV is missing.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"reading pictures needs a package ({error}): {EXTRA}") from error
+    return fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
