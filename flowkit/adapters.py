@@ -115,18 +115,23 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         UserError: it is missing, damaged or of a newer format.
     """
     path = Path(folder) / RECORD
+    damaged = f"{path} is damaged: it is not the JSON that flowkit finetune writes"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         version = int(record["format"])
-        whole = {"base", "digest", "method", "rank", "layers"} <= set(record)
     except FileNotFoundError:
         raise UserError(f"{folder} is no adapter: it holds no {RECORD}") from None
     except (OSError, ValueError, KeyError, TypeError):
-        whole, version = False, 0
+        raise UserError(damaged) from None
     if version > FORMAT:
         raise UserError(f"{path}: format {version} is newer than FlowKit {__version__} reads: upgrade flowkit-fm")
-    if not whole:
-        raise UserError(f"{path} is damaged: it is not the JSON that flowkit finetune writes")
+    try:
+        Finetune.of(record)
+        texts = [record["base"], record["digest"], *record["layers"]]
+    except (KeyError, TypeError, UserError):
+        raise UserError(damaged) from None
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(damaged)
     return record
 
 
@@ -163,6 +168,10 @@ def attach(task: Task, folder: str | Path, *, name: str = "", scale: float = 1.0
         if key not in mine or mine[key].shape != value.shape:
             raise UserError(f"{folder / TENSORS} does not fit the model (first: {key})")
     if record["method"] == "lora":
+        there = {place for place, _ in task.named_modules()}
+        strange = [place for place in record["layers"] if place not in there]
+        if strange or not record["layers"]:
+            raise UserError(f"{folder / RECORD} does not fit the model (first: {(strange or ['no layer'])[0]})")
         rank = int(record["rank"])
         with torch.random.fork_rng(devices=[]):
             layers.inject(task, record["layers"], rank=rank, alpha=Finetune.of(record).strength, name=name)

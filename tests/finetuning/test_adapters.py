@@ -174,6 +174,18 @@ def test_damage_is_said_in_one_line(base, adapter, tmp_path):
         with pytest.raises(UserError, match=message):
             adapters.attach(task, folder)
     record = json.loads((adapter / "adapter.json").read_text())
+    for change, message in (
+        ({"layers": ["nothing"]}, r"adapter.json does not fit the model \(first: nothing\)"),
+        ({"layers": []}, "adapter.json does not fit the model"), ({"layers": 3}, "damaged"),
+        ({"rank": "two"}, "damaged"), ({"rank": 0}, "damaged"), ({"method": "magic"}, "damaged"),
+        ({"digest": None}, "damaged"),
+    ):  # fmt: skip
+        folder = tmp_path / "-".join(map(str, change.items()))
+        shutil.copytree(adapter, folder)
+        (folder / "adapter.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(UserError, match=message):
+            adapters.attach(task, folder)
+    assert layers.names(task) == []
     folder = tmp_path / "wider"
     shutil.copytree(adapter, folder)
     (folder / "adapter.json").write_text(json.dumps({**record, "rank": 5}))
