@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 _BASE = ".base_layer"
 #: Where peft keeps the tensors of an adapter in a layer.
 _PARTS = ("lora_A", "lora_B")
+#: What the first adapter of a task froze; learns again when the last one is gone.
+_FROZEN: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
 
 
 def candidates(task: nn.Module, *, rank: int, targets: Sequence[str] = ()) -> dict[str, Layer]:
@@ -64,7 +67,8 @@ def adapter_parameters(layers: Mapping[str, Layer], rank: int) -> int:
 def inject(
     task: nn.Module, layers: Sequence[str], *, rank: int, alpha: float, dropout: float = 0.0, name: str = "default"
 ) -> None:
-    """Put an adapter into ``layers`` and switch it on, beside those that are there; everything else is frozen.
+    """Put an adapter into ``layers`` and switch it on, beside those that are there; everything else is frozen, until
+    the last one is taken out.
 
     Draws from torch's global state.
 
@@ -78,6 +82,8 @@ def inject(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers), bias="none"
     )  # fmt: skip
     active = names(task)
+    if not active:
+        _FROZEN[task] = [parameter for parameter in task.parameters() if parameter.requires_grad]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # stacking is meant
         peft.inject_adapter_in_model(config, task, adapter_name=name)
@@ -148,12 +154,15 @@ def drop(task: nn.Module, name: str) -> None:
             layer.delete_adapter(name)  # pyright: ignore[reportCallIssue]
         if not layer.lora_A:
             _unwrap(task, place, layer)
+    if not names(task):
+        _learn_again(task)
 
 
 def remove(task: nn.Module) -> None:
     """Take all adapters out; the layers are those from before, bit for bit (unless they were merged)."""
     for name, layer in adapted(task):
         _unwrap(task, name, layer)
+    _learn_again(task)
 
 
 def adapter_state(task: nn.Module, name: str) -> dict[str, Tensor]:
@@ -208,6 +217,11 @@ def load_base_state(task: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _unwrap(task: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(task.get_submodule(parent), own, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
+
+
+def _learn_again(task: nn.Module) -> None:
+    for parameter in _FROZEN.pop(task, ()):
+        parameter.requires_grad_(True)
 
 
 def _size(layer: Layer, rank: int) -> int:

@@ -202,6 +202,26 @@ def test_damage_is_said_in_one_line(base, adapter, tmp_path):
     assert torch.equal(velocity(task), velocity(from_pretrained(adapter).task))
 
 
+def test_what_an_adapter_froze_learns_again_without_it(base, adapter, tmp_path):
+    task = from_pretrained(base).task
+    before = [parameter.requires_grad for parameter in task.parameters()]
+    assert all(before)
+    for take_off in (adapters.detach, adapters.merge):
+        adapters.attach(task, adapter)
+        adapters.attach(task, adapter, name="again")
+        assert not all(parameter.requires_grad for parameter in task.parameters())
+        take_off(task)
+        assert [parameter.requires_grad for parameter in task.parameters()] == before
+    task = from_pretrained(base).task
+    folder = tmp_path / "wider"
+    shutil.copytree(adapter, folder)
+    record = json.loads((adapter / "adapter.json").read_text())
+    (folder / "adapter.json").write_text(json.dumps({**record, "rank": 5}))
+    with pytest.raises(UserError, match="do not fit"):
+        adapters.attach(task, folder)
+    assert [parameter.requires_grad for parameter in task.parameters()] == before
+
+
 def test_targets_are_patterns(base):
     task = from_pretrained(base).task
     every = layers.candidates(task, rank=1)
