@@ -53,7 +53,8 @@ def frame_metrics(found: Measured) -> dict[str, float]:
         ``psnr``, ``ssim``, ...: of the first sample; ``psnr_first``: its first predicted frame; ``psnr_best``: each
         clip's best sample by this measure; ``psnr_mean``: all samples, with ``psnr_deviation`` of the samples of a
         clip; ``psnr_copy`` (and ``psnr_copy_first``): copying the last known frame; ``psnr_codec``: the true frames
-        through the codec, the ceiling; ``diversity_...``: distance between samples of a clip; ``nfe``,
+        through the codec, the ceiling; ``psnr_step``: one step a frame, where that was measured;
+        ``diversity_...``: distance between samples of a clip; ``nfe``,
         ``network_calls`` a frame; ``failed``: share of solves that did not arrive.
     """
     values: dict[str, float] = {}

@@ -18,6 +18,7 @@ from domains.video.river import scaled
 from flowkit.cli.main import main
 from flowkit.errors import UserError
 from flowkit.nn.codec import IdentityCodec
+from flowkit.objectives.flow_matching import FlowMatching
 from flowkit.solvers.sampler import Sampler
 
 SIZE, CONTEXT, FRAMES = 16, 2, 11
@@ -44,16 +45,19 @@ class Known:
         self.clips, self.errors, self.calls = clips, errors, {}
         self.context, self.actions, self.size, self.channels, self.codec = CONTEXT, 0, SIZE, 3, IdentityCodec()
         self.device, self.evaluate_clips, self.evaluate_samples = torch.device("cpu"), 100, 1
+        self.objective = FlowMatching()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return latents.clamp(-1, 1)
 
     def roll(self, context, *, sampler, noise, actions):
         known = [int((self.clips.frames[:, 0] == c[0]).flatten(1).all(1).nonzero()[0, 0]) for c in context]
-        # The same context once more is the next sample.
-        sample = self.calls[known[0]] = self.calls.get(known[0], -1) + 1
         true = scaled(self.clips.frames[known, CONTEXT:])
-        made = self.errors[sample % len(self.errors)](true)
+        if sampler.steps == 1:
+            made = paler(true)
+        else:  # the same context once more is the next sample
+            sample = self.calls[known[0]] = self.calls.get(known[0], -1) + 1
+            made = self.errors[sample % len(self.errors)](true)
         ones = torch.ones(len(known), dtype=torch.long)
         for frame in made.unbind(1):
             yield SimpleNamespace(x=frame, evaluations=3 * ones, network_calls=6 * ones, status=0 * ones)
@@ -76,6 +80,11 @@ def wavy(true):
 
 def brighter(true):
     return true + BRIGHT
+
+
+#: What one step makes, whatever the errors.
+def paler(true):
+    return 0.5 * true
 
 
 BRIGHTNESS = FrameMeasure("brightness", lambda a, b: (a.mean((2, 3, 4)) - b.mean((2, 3, 4))).abs(), lower=True)
@@ -158,11 +167,15 @@ def test_the_table_has_everything_beside_everything(judges):
     task: Any = Known(clips, [brighter, wavy, wavy])
     found = report(task, clips, sampler=Sampler(), request={"samples": 3, "metrics": "pips_hed, fvd"})  # type: ignore
     head, *rows = found.table
-    assert list(head) == ["measure", "first sample", "best of 3", "mean of 3", "copy last", "codec", "real"]
+    assert list(head) == ["measure", "first sample", "best of 3", "mean of 3", "one step", "copy last", "codec", "real"]
     names = [row[0] for row in rows]
     assert names[:5] == ["psnr", "ssim", "pips_hed", "fvd (N = 30)", "fvd, same clips"]
     metrics = found.metrics
-    assert {len(row) for row in rows} == {7}
+    assert {len(row) for row in rows} == {8}
+    true = scaled(clips.frames[:, CONTEXT:])
+    assert metrics["psnr_step"] == pytest.approx(float(psnr(paler(true), true).mean()), abs=0.1)
+    assert metrics["psnr_step"] < metrics["psnr"]
+    assert metrics["fvd_step"] > metrics["fvd_real"]
     # The brightness alone moves 16 averages alike in all but the known frames.
     share = (FRAMES - CONTEXT) / FRAMES
     assert metrics["fvd_same_clips"] == pytest.approx(16 * (BRIGHT * share) ** 2, rel=0.05)
@@ -173,6 +186,19 @@ def test_the_table_has_everything_beside_everything(judges):
     assert (found.details["window"], found.details["window_known"]) == (FRAMES, CONTEXT)
     assert "biased upwards" in found.notes[0]
     assert "N" in found.notes[0]
+
+
+def test_where_the_objective_samples_otherwise_there_is_no_single_step(monkeypatch):
+    clips = Clips(4)
+    task: Any = Known(clips, [brighter])
+
+    def refuse(sampler, span=(0.0, 1.0)):
+        raise UserError("two steps at least")
+
+    monkeypatch.setattr(task.objective, "check_sampler", refuse)
+    found = report(task, clips, sampler=Sampler(), limit=3)  # type: ignore
+    assert "psnr_step" not in found.metrics
+    assert found.table[1][4] == "-"
 
 
 def test_without_heavy_measures_there_are_psnr_and_ssim():

@@ -65,11 +65,12 @@ class Measured:
     """What was found on n clips of f predicted frames.
 
     Attributes:
-        curves: measure -> ``first`` sample, ``best``, ``mean``, ``copy``, ``codec`` -> (n, f).
+        curves: measure -> ``first`` sample, ``best``, ``mean``, ``copy``, ``codec``, and ``step`` (one step a
+            frame, near the mean of all futures) where it was asked for -> (n, f).
         deviations: measure -> (n,), standard deviation of a clip's samples, each averaged over its frames.
         diversity: measure -> (n,), between samples of one clip.
-        features: judge of clips -> ``first``, ``copy``, ``codec``, ``true`` -> (n, d).
-        answers: of the attribute classifier, ``first``, ``copy``, ``codec``, ``true`` -> attribute -> (n, v) counts.
+        features: judge of clips -> ``first``, ``step``, ``copy``, ``codec``, ``true`` -> (n, d).
+        answers: of the attribute classifier, for the same, attribute -> (n, v) counts.
         counts: ``nfe``, ``network_calls``, ``failed`` -> (n, f), of the first sample.
         window: frames of the clips that judges of clips saw, and how many of them were known.
     """
@@ -111,6 +112,7 @@ def measure(
     number: int = 1,
     measures: Sequence[FrameMeasure] = (PSNR, SSIM),
     judges: Mapping[str, ClipFeatures] | None = None,
+    one_step: Sampler | None = None,
     batch: int = 16,
 ) -> Measured:
     """Go on with the clips ``chosen`` of ``samples`` after their first frames, ``number`` times each.
@@ -126,6 +128,7 @@ def measure(
         number: predictions of each clip.
         measures: of frames.
         judges: networks that see whole clips, by name; an :class:`AttributeFeatures` also gives its answers.
+        one_step: a sampler of one step, for a baseline.
         batch: clips at once.
 
     Raises:
@@ -158,10 +161,15 @@ def measure(
                     ("nfe", made.evaluations), ("network_calls", made.network_calls), ("failed", made.failed),
                 ):  # fmt: skip
                     columns.add("counts", name, count)
+        if one_step is not None:
+            stand_ins["step"] = predict(
+                task, context, true.shape[1], sampler=one_step, seed=mix_seed(seed, 0), first=start,
+                actions=actions_of(task, raw),
+            ).frames  # fmt: skip
         for m in measures:
             stacked = torch.stack(values[m.name]).double()
             rows = {"first": stacked[0], "best": m.best(stacked), "mean": stacked.mean(0)}
-            rows |= {kind: m.measure(stand_ins[kind], true) for kind in ("copy", "codec")}
+            rows |= {kind: m.measure(frames, true) for kind, frames in stand_ins.items() if kind != "first"}
             for kind, curve in rows.items():
                 columns.add(f"curve/{m.name}", kind, curve)
             if number > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from domains.video.judge import frame_metrics
 from domains.video.metrics import finite_mean
 from flowkit.errors import UserError, nearest
 from flowkit.metrics.frechet import frechet_distance
+from flowkit.solvers.euler import Euler
 from flowkit.solvers.sampler import Sampler
 from flowkit.tasks import Report
+from flowkit.times.grids import UniformGrid
 
 if TYPE_CHECKING:
     from domains.video.river import RiverTask
@@ -29,7 +31,7 @@ HEAVY = ("pips_hed", "fvd", "attribute_fvd")
 _FEWEST = 8
 #: The classifier that ships.
 ATTRIBUTES = "video/attributes-sprites"
-HEAD = ("measure", "first sample", "best of {}", "mean of {}", "copy last", "codec", "real")
+HEAD = ("measure", "first sample", "best of {}", "mean of {}", "one step", "copy last", "codec", "real")
 
 
 @dataclass(frozen=True)
@@ -104,25 +106,25 @@ def report(
     number = asked.samples or task.evaluate_samples
     found = measure(
         task, samples, chosen, sampler=sampler, seed=seed, number=number, measures=measures, judges=judges,
-        batch=64 if device.type == "cuda" else 16,
+        one_step=_one_step(task, sampler), batch=64 if device.type == "cuda" else 16,
     )  # fmt: skip
     metrics, rows = frame_metrics(found), _frame_rows(found)
     for name, network in judges.items():
         real = real_features(samples, others, network)
-        values = {kind: fvd(found.features[name][kind], real, seed=seed) for kind in ("first", "copy", "codec")}
+        values = {kind: fvd(rows_, real, seed=seed) for kind, rows_ in found.features[name].items() if kind != "true"}
         same = frechet_distance(found.features[name]["first"], found.features[name]["true"])
         first = values["first"]
         metrics |= {
             name: first.value, f"{name}_deviation": first.deviation, f"{name}_real": first.real,
-            f"{name}_same_clips": same, f"{name}_copy": values["copy"].value, f"{name}_codec": values["codec"].value,
-            f"{name}_clips": float(first.count),
+            f"{name}_same_clips": same, f"{name}_clips": float(first.count),
         }  # fmt: skip
+        metrics |= {f"{name}_{kind}": value.value for kind, value in values.items() if kind != "first"}
         rows += [_frechet_row(name, values), _row(f"{name}, same clips", same)]
         notes.append(_bias(name, first, found.window))
     for name in found.answers.get("true", {}):
-        same_as = {kind: _agreement(found, kind, name) for kind in ("first", "copy", "codec")}
+        same_as = {kind: _agreement(found, kind, name) for kind in found.answers if kind != "true"}
         metrics |= {f"same_{name}": same_as["first"], f"same_{name}_copy": same_as["copy"]}
-        rows.append(_row(f"same {name}", same_as["first"], copy=same_as["copy"], codec=same_as["codec"]))
+        rows.append(_row(f"same {name}", **same_as))
     rows += [_row(f"{name}, between samples", finite_mean(apart)) for name, apart in found.diversity.items()]
     rows += [
         _row(f"{told} a frame", metrics[key]) for key, told in (("nfe", "NFE"), ("network_calls", "network calls"))
@@ -171,6 +173,17 @@ def _judges(asked: Request, size: int, device: str) -> tuple[dict[str, ClipFeatu
     return judges, measures, notes
 
 
+def _one_step(task: RiverTask, sampler: Sampler) -> Sampler | None:
+    """A step of Euler's method a frame: a baseline of the published protocol, near the mean of all futures; None where
+    the objective samples otherwise."""
+    single = replace(sampler, solver=Euler(), steps=1, grid=UniformGrid(), controller=None)
+    try:
+        task.objective.check_sampler(single)
+    except UserError:
+        return None
+    return single
+
+
 def _divide(available: int, limit: int, compares: bool) -> tuple[list[int], list[int]]:
     """Clips to go on with, evenly spread, and the others."""
     most = available // 3 if compares else available
@@ -199,16 +212,18 @@ def _frame_rows(found: Measured) -> list[tuple[str, ...]]:
         mean = _text(finite_mean(kinds["mean"]))
         if name in found.deviations:
             mean += f" +- {finite_mean(found.deviations[name]):.2g}"
-        first, best, copy, codec = (_text(finite_mean(kinds[kind])) for kind in ("first", "best", "copy", "codec"))
-        rows.append((name, first, best, mean, copy, codec, "-"))
+        first, best = (_text(finite_mean(kinds[kind])) for kind in ("first", "best"))
+        beside = (_text(finite_mean(kinds[kind])) if kind in kinds else "-" for kind in ("step", "copy", "codec"))
+        rows.append((name, first, best, mean, *beside, "-"))
     return rows
 
 
 def _frechet_row(name: str, values: Mapping[str, VideoFrechet]) -> tuple[str, ...]:
     first = values["first"]
+    beside = (f"{values[kind].value:.4g}" if kind in values else "-" for kind in ("step", "copy", "codec"))
     return (
-        f"{name} (N = {first.count})", f"{first.value:.4g} +- {first.deviation:.2g}", "-", "-",
-        f"{values['copy'].value:.4g}", f"{values['codec'].value:.4g}", f"{first.real:.4g}",
+        f"{name} (N = {first.count})", f"{first.value:.4g} +- {first.deviation:.2g}", "-", "-", *beside,
+        f"{first.real:.4g}",
     )  # fmt: skip
 
 
@@ -219,9 +234,9 @@ def _bias(name: str, found: VideoFrechet, window: tuple[int, int]) -> str:
     )
 
 
-def _row(name: str, first: float, *, copy: float | None = None, codec: float | None = None) -> tuple[str, ...]:
+def _row(name: str, first: float, **others: float) -> tuple[str, ...]:
     """A line that knows the first sample alone, and perhaps what stands beside it."""
-    beside = ("-" if value is None else _text(value) for value in (copy, codec))
+    beside = (_text(others[kind]) if kind in others else "-" for kind in ("step", "copy", "codec"))
     return (name, _text(first), "-", "-", *beside, "-")
 
 
