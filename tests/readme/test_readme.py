@@ -51,12 +51,15 @@ SHORTER = {
     "train": [*_FEW_STEPS, "--device", "cpu"],
     "finetune": [*_FEW_STEPS, "--device", "cpu"],
     "reflow": [*_FEW_STEPS, "--pairs", "32", "--device", "cpu"],
-    "compare": [*_FEW_STEPS, "--steps", "2", "--minutes", "0", "--seeds", "1", "--limit", "50", "--device", "cpu"],
+    "compare": [
+        *_FEW_STEPS, "--steps", "2", "--minutes", "0", "--seeds", "1", "--limit", "50", "--device", "cpu",
+        "--trainer.batch", "128",  # pairs are made in batches of it
+    ],
     "predict": ["--frames", "1", "--samples", "1", "--steps", "1", "--device", "cpu"],
     "sample": ["-n", "4"],
     "evaluate": ["--limit", "8"],
     "rollout": ["--episodes", "2"],
-}
+}  # fmt: skip
 #: Recipes whose data are fetched from the network.
 FETCHED = ["speech/matcha-prompts", "speech/matcha-prompts-published", "speech/matcha-ljspeech"]
 #: What a page takes for granted.

@@ -22,4 +22,3 @@ def test_wrong_shapes_are_refused_in_every_test_until_a_function_was_called_ofte
     assert path.coefficients(X0)[0].shape == X0.shape  # not checked any more
     with pytest.raises(jaxtyping.TypeCheckError):
         path.at(X0, X1, torch.zeros(2))  # other functions are
-
