@@ -159,7 +159,7 @@ def make(folder: Path, domain: str, size: int) -> None:
 
 
 def _make_speech(home: Path, size: int) -> None:
-    from domains.speech.data.prepared import FORMAT
+    from domains.speech.data.packed import FORMAT
     from domains.speech.features import MelConfig
     from domains.speech.phonemes import SYMBOLS
 

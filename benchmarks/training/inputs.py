@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from domains.speech.data.prepared import FORMAT
+from domains.speech.data.packed import FORMAT
 from domains.speech.features import MelConfig
 from domains.speech.phonemes import SYMBOLS
 

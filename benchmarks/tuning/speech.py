@@ -109,7 +109,7 @@ def cepstral_distance(made: Tensor, real: Tensor) -> float:
 
 def take_few(source: Path, target: Path, count: int) -> None:
     """Copy a prepared folder: the first ``count`` utterances of its training split, and its test split."""
-    from domains.speech.data.prepared import Packed
+    from domains.speech.data.packed import Packed
     from flowkit import atomic
 
     packed = Packed(source)

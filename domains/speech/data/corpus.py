@@ -1,4 +1,4 @@
-"""Preparing speech: from recordings with texts to the packed folder that :mod:`domains.speech.data.prepared` reads.
+"""Preparing speech: from recordings with texts to the packed folder that :mod:`domains.speech.data.packed` reads.
 
 An adapter derives from :class:`SpeechData` and says only where recordings come from.
 """
@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from domains.speech import audio
-from domains.speech.data.prepared import FORMAT, SPLITS, PreparedReader
+from domains.speech.data.packed import FORMAT
+from domains.speech.data.prepared import SPLITS, PreparedReader
 from domains.speech.data.spool import Spool
 from domains.speech.features import MelConfig, MelSpectrogram
 from domains.speech.phonemes import SYMBOLS, PhonemeKind, SymbolTable, make_phonemizer

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from domains.speech.data.prepared import FORMAT, KIND, PreparedReader, Utterance, Utterances
+from domains.speech.data.packed import FORMAT, Utterance, Utterances
+from domains.speech.data.prepared import KIND, PreparedReader
 from flowkit.errors import UserError
 from flowkit.shards.opening import Opened, ShardOptions, open_shards
 from flowkit.shards.tar import array_of, members_of
