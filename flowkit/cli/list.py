@@ -15,6 +15,7 @@ from flowkit.errors import UserError, nearest
 EXAMPLE = """examples:
   flowkit list methods
   flowkit list methods ConsistencyFM   # what it claims, what was measured, how to repeat it
+  flowkit list methods all             # that of every method
   flowkit list recipes --json          # with the whole descriptions"""
 
 #: Where a sentence ends: not after an initial (K. Ito) or an abbreviation (e.g.); a command may follow it.
@@ -43,7 +44,7 @@ NAMED = {"recipes": "recipes by name", "pretrained": "models that ship with plug
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument("kind", nargs="?", metavar="KIND", help="one of: " + ", ".join([*NAMED, *KINDS]))
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of methods: all that is known of one")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of methods: all that is known of one, or of all")
     options.add_json_argument(parser)
 
 

@@ -1,4 +1,4 @@
-"""``flowkit list methods [NAME]``: what each method claims, what we measured, and how to repeat it."""
+"""``flowkit list methods [NAME | all]``: what each method claims, what we measured, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ def methods() -> list[dict[str, Any]]:
 
 
 def show_methods(name: str | None, *, json: bool) -> None:
-    """Print a line for each method, or all that is known of one.
+    """Print a line for each method, or all that is known of one, or of ``all``.
 
     Raises:
         UserError: there is no such method.
     """
     found = methods()
+    if name == "all":
+        options.print_json(found) if json else print("\n\n".join(map(described, found)))
+        return
     if name:
         known = {entry["name"]: entry for entry in found}
         if name not in known:
@@ -53,7 +56,7 @@ def show_methods(name: str | None, *, json: bool) -> None:
             (entry["name"], entry["kind"], entry.get("paper", "-"), entry.get("claim") or entry["summary"])
             for entry in found
         )
-        print("flowkit list methods NAME: what was measured, and how to repeat it")
+        print("flowkit list methods NAME (or all): what was measured, and how to repeat it")
 
 
 def described(entry: dict[str, Any]) -> str:

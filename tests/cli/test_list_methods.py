@@ -55,6 +55,11 @@ def test_the_list_the_page_of_one_and_their_json(capsys):
     assert "python benchmarks/reflow2d.py" in text
     assert main(["list", "methods", "Reflow", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "command"
+    assert main(["list", "methods", "all"]) == 0
+    text = capsys.readouterr().out
+    objectives = [entry for entry in methods() if entry["kind"] == "objective" and entry["name"] != "OwnLoss"]
+    assert all(f"{entry['name']} (objective)" in text for entry in objectives)
+    assert [entry["name"] for entry in objectives if not entry.get("measured")] == []
     assert main(["list", "methods", "Reflo"]) == 2
     assert "Reflow" in capsys.readouterr().err
     assert main(["list", "solvers", "Euler"]) == 2
