@@ -10,8 +10,7 @@ utterance, then over the batch (exact across processes), where the official code
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -153,20 +152,7 @@ class Matcha(Task):
         """
         statistics = data.statistics()
         voice = Voice.of_statistics(statistics)
-        for given, allowed, key in (
-            (len(voice.symbols), self.symbols, "symbols"),
-            (len(voice.speakers), self.speakers, "speakers"),
-            (len(voice.languages), self.languages, "languages"),
-        ):
-            if given > allowed:
-                raise UserError(
-                    f"the data has {given} {key}, the task was built for {allowed}: set task.init_args.{key}: {given}"
-                )
-        if voice.mel.bins != self.features:
-            raise UserError(
-                f"the data has {voice.mel.bins} mel bins, the task was built for {self.features}: "
-                "set task.init_args.features (and the decoder's)"
-            )
+        voice.check_room(symbols=self.symbols, features=self.features, speakers=self.speakers, languages=self.languages)
         self.mel_mean.fill_(float(statistics["mel_mean"]))
         self.mel_std.fill_(float(statistics["mel_std"]))
         self._take(voice, statistics)
@@ -178,25 +164,8 @@ class Matcha(Task):
             UserError: the data has other symbols or mel settings, or more speakers or languages than the model.
         """
         statistics = data.statistics()
-        voice, mine = Voice.of_statistics(statistics), self.voice
-        if voice.symbols != mine.symbols:
-            strange = ", ".join(repr(symbol) for symbol in voice.symbols if symbol not in mine.symbols)
-            raise UserError(
-                f"the data has {f'the symbols {strange}' if strange else 'another order of symbols'}, which the model "
-                "was not trained with: choose a language or texts that it can spell, or train a voice of its own"
-            )
-        for key in ("blank", *(f"mel.{field.name}" for field in fields(MelConfig))):
-            given, own = attrgetter(key)(voice), attrgetter(key)(mine)
-            if given != own:
-                raise UserError(f"data.{key} is {given}, the model was trained with {own}: add --data.{key} {own}")
-        for given, allowed, what in (
-            (len(voice.speakers), self.speakers, "speakers"),
-            (len(voice.languages), self.languages, "languages"),
-        ):
-            if given > max(allowed, 1):
-                raise UserError(
-                    f"the data has {given} {what}, the model has room for {allowed}: fit it to one at a time"
-                )
+        voice = Voice.of_statistics(statistics)
+        voice.check_replaces(self.voice, speakers=self.speakers, languages=self.languages)
         self._take(voice, statistics)
 
     def _take(self, voice: Voice, statistics: Mapping[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -56,6 +57,50 @@ class Voice:
             licence=str(statistics.get("licence", "")),
             attribution=tuple(statistics.get("attribution", ())),
         )
+
+    def check_room(self, *, symbols: int, features: int, speakers: int, languages: int) -> None:
+        """Raise ``UserError`` where the data have more than a task of these sizes was built for."""
+        for given, allowed, key in (
+            (len(self.symbols), symbols, "symbols"),
+            (len(self.speakers), speakers, "speakers"),
+            (len(self.languages), languages, "languages"),
+        ):
+            if given > allowed:
+                raise UserError(
+                    f"the data has {given} {key}, the task was built for {allowed}: set task.init_args.{key}: {given}"
+                )
+        if self.mel.bins != features:
+            raise UserError(
+                f"the data has {self.mel.bins} mel bins, the task was built for {features}: "
+                "set task.init_args.features (and the decoder's)"
+            )
+
+    def check_replaces(self, trained: Voice, *, speakers: int, languages: int) -> None:
+        """Raise ``UserError`` where a model that was trained as the voice ``trained`` cannot be fitted to this one.
+
+        Args:
+            trained: what the model was trained with.
+            speakers, languages: that it has room for.
+        """
+        if self.symbols != trained.symbols:
+            strange = ", ".join(repr(symbol) for symbol in self.symbols if symbol not in trained.symbols)
+            told = f"the symbols {strange}" if strange else "fewer symbols or another order of them"
+            raise UserError(
+                f"the data has {told}, which the model was not trained with: choose a language or texts that it can spell, "
+                "or train a voice of its own"
+            )
+        for key in ("blank", *(f"mel.{field.name}" for field in fields(MelConfig))):
+            given, own = attrgetter(key)(self), attrgetter(key)(trained)
+            if given != own:
+                raise UserError(f"data.{key} is {given}, the model was trained with {own}: add --data.{key} {own}")
+        for given, allowed, what in (
+            (len(self.speakers), speakers, "speakers"),
+            (len(self.languages), languages, "languages"),
+        ):
+            if given > max(allowed, 1):
+                raise UserError(
+                    f"the data has {given} {what}, the model has room for {allowed}: fit it to one at a time"
+                )
 
     def to_bytes(self) -> UInt8[Tensor, " bytes"]:
         """JSON in a row of :data:`STORED` bytes, filled up with spaces."""
