@@ -86,8 +86,8 @@ class Voice:
             strange = ", ".join(repr(symbol) for symbol in self.symbols if symbol not in trained.symbols)
             told = f"the symbols {strange}" if strange else "fewer symbols or another order of them"
             raise UserError(
-                f"the data has {told}, which the model was not trained with: choose a language or texts that it can spell, "
-                "or train a voice of its own"
+                f"the data has {told}, which the model was not trained with: choose a language or texts that it can "
+                "spell, or train a voice of its own"
             )
         for key in ("blank", *(f"mel.{field.name}" for field in fields(MelConfig))):
             given, own = attrgetter(key)(self), attrgetter(key)(trained)
