@@ -77,6 +77,8 @@ class Plugin:
 #: Plugins opted in by file or by code, and why some installed plugins or modules could not be loaded.
 _added: dict[str, Plugin] = {}
 failures: dict[str, str] = {}
+#: Modules and packages that were imported with all that lies right in them.
+_complete: set[str] = set()
 
 
 def _of_module(module: ModuleType, name: str) -> Plugin:
@@ -190,16 +192,23 @@ def _with_submodules(name: str) -> list[str]:
     ]
 
 
+def _import_all(name: str) -> None:
+    """Import a module and those right in it, once."""
+    if name in _complete and name in sys.modules:
+        return
+    for module in _with_submodules(name):
+        importlib.import_module(module)
+    _complete.add(name)
+
+
 def import_classes() -> None:
     """Import every module whose classes recipes may name; ``failures`` notes those of plugins that cannot be."""
     for package in CORE_PACKAGES:
-        for module in _with_submodules(package):
-            importlib.import_module(module)
+        _import_all(package)
     for plugin in plugins().values():
         for entry in plugin.modules:
             try:
-                for module in _with_submodules(entry):
-                    importlib.import_module(module)
+                _import_all(entry)
             except ImportError as error:
                 hint = f" (pip install {plugin.extra!r})" if plugin.extra else ""
                 failures[entry] = f"{one_line(error)}{hint}"
