@@ -11,6 +11,7 @@ import torch
 
 from flowkit.artifacts import Artifact
 from flowkit.caching import cache_root
+from flowkit.errors import UserError
 from flowkit.export.runtime import Exported, is_export
 from flowkit.export.write import describe, write_export
 from flowkit.version import __version__
@@ -28,9 +29,13 @@ def cached_export(artifact: Artifact, *, runtime: str = "onnx", tell: Callable[[
     folder = cache_folder() / f"{runtime}-{export_key(artifact)}"
     if not is_export(folder):
         tell(f"exporting to {folder}, once for this model and sampler: this takes a while")
-        write_export(
-            folder, artifact.task, artifact.sampler, formats=(runtime,), about={"source": str(artifact.folder)}
-        )
+        about = {"source": str(artifact.folder)}
+        try:
+            write_export(folder, artifact.task, artifact.sampler, formats=(runtime,), about=about)
+        except UserError:
+            # Another process was faster; its export is as good.
+            if not is_export(folder):
+                raise
     return Exported(folder, runtime=runtime)
 
 

@@ -308,6 +308,26 @@ def test_the_cache_keeps_one_export_a_sampler(tmp_path: Path, monkeypatch: pytes
     assert cached_export(one, runtime="torch", tell=told.append).folder != first.folder
 
 
+def test_the_export_of_a_faster_process_is_as_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flowkit.artifacts import from_pretrained
+    from flowkit.export import cached
+
+    monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path))
+    artifact = from_pretrained("policy/fork", overrides=[("sampler.steps", "1"), ("sampler.controller", "null")])
+    whole = cached.write_export
+
+    def late(folder: Path, *arguments: Any, **options: Any) -> Path:
+        whole(folder, *arguments, **options)
+        return whole(folder, *arguments, **options)
+
+    monkeypatch.setattr(cached, "write_export", late)
+    assert "policy" in cached_export(artifact, runtime="torch")
+    monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        cached_export(artifact, runtime="torch")
+
+
 def _plain(spec: Any) -> Any:
     from domains.policy.models.encoders import ObservationEncoder
 
