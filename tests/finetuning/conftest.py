@@ -10,6 +10,7 @@ import pytest
 from flowkit.cli.main import main
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # forked
 
 from short_training import FEW
 
