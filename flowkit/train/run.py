@@ -136,6 +136,7 @@ class Run:
             notes = [f"no whole checkpoint in {self.checkpoints.folder}: starting from the beginning"]
         if self.team is not None:
             notes.append(self.team.describe())
+        notes += self._idle(captures)
         self.begin()
         self._prepare_folder()
         writes = self.main and not dry_run
@@ -157,6 +158,18 @@ class Run:
         """Whether CUDA graphs were asked for and can be had."""
         fits = self.device.type == "cuda" and self.accelerator.scaler is None
         return self.trainer.graphs and fits and phases == 1 and self.task.objective.capturable
+
+    def _idle(self, captures: bool) -> list[str]:
+        """What was asked for and does nothing here, a sentence each."""
+        asked = self.trainer
+        found = ["checkpoint_activations"] if asked.checkpoint_activations else []
+        found += ["compile"] if asked.compile and self.task is not self.whole else []
+        reason = "the networks have no repeated blocks"
+        told = [f"trainer.{name} does nothing here: {reason}" for name in found if not blocks(self.task)]
+        if asked.graphs and not captures and self.device.type == "cuda":
+            why = "fp16, several phases, or an objective that cannot be captured"
+            told.append(f"trainer.graphs does nothing here ({why}): steps are launched one operation at a time")
+        return told
 
     def _choose(self, resume: str | int | None) -> tuple[int, Path] | None:
         """The checkpoint to go on from, or None for a fresh start."""

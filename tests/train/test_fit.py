@@ -251,6 +251,13 @@ def test_a_run_without_a_checkpoint_starts_anew_and_a_longer_one_goes_on(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_what_does_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = "trainer.checkpoint_activations does nothing here: the networks have no repeated blocks"
+    for deep in (0, 2):
+        train(tmp_path / str(deep), ToyTask(deep=deep), steps=1, checkpoint_activations=True, progress=True)
+        assert (nothing in capsys.readouterr().err) == (deep == 0)
+
+
 def test_the_settings_are_a_recipe(tmp_path: Path) -> None:
     from jsonargparse import ArgumentParser
 
