@@ -55,7 +55,8 @@ class Places:
             UserError: webdataset is not there or knows no such addresses; ``pipe:`` without leave.
             OSError: it cannot be opened.
         """
-        if place.startswith("pipe:") and os.environ.get(PIPES) != "1":
+        # As webdataset reads it: capitals, and spaces before it, are the same to it.
+        if urlparse(place).scheme == "pipe" and os.environ.get(PIPES) != "1":
             raise UserError(
                 f"the place {place!r} is a command that would be run: set the environment variable {PIPES}=1 if you "
                 "trust the recipe"
@@ -69,7 +70,7 @@ class Places:
             ) from error
         try:
             stream: Any = gopen(self.address(place, name), "rb")
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:
             raise UserError(
                 f"the place {place!r} cannot be opened ({error}): name a folder, or an address that webdataset knows "
                 "(http, https, gs, hf, pipe)"

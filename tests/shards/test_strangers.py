@@ -41,6 +41,18 @@ def test_an_address_that_nobody_opens_is_one_line(tmp_path: Path) -> None:
         ShardSet(["parcel://set"], cache=tmp_path, limit=1 << 30, window=1)
 
 
+@pytest.mark.parametrize(
+    "place", ["pipe:touch {} #", "PIPE:touch {} #://", " pipe:touch {} #://", "pi\npe:touch {} #://"]
+)
+def test_no_spelling_of_a_command_is_run_without_leave(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("webdataset", reason="addresses are opened with webdataset")
+    monkeypatch.delenv(PIPES, raising=False)
+    with pytest.raises(UserError, match="is a command that would be run"):
+        ShardSet([place], cache=tmp_path, limit=1 << 30, window=1)
+
+
 def test_what_a_killed_reader_left_is_removed_under_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ShardCache(tmp_path, "digest", 1 << 20)
     lock, left = cache.folder / ".other.tar.lock", cache.folder / ".other.tar.writing"
