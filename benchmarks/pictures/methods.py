@@ -88,7 +88,7 @@ OTHERS: dict[str, Method] = {
     "ada-flow": Method("AdaFlow"),
     "calmflow": Method(
         "CaLMFlow",
-        {"points": 8, "latent": 128, "kl": 0.01},
+        {"points": 8, "latent": 128},
         has_field=False,
         task={"network": {"class_path": "CausalTransformer", "init_args": {"width": 256, "layers": 4, "heads": 4}}},
     ),
