@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -60,6 +62,7 @@ def test_values_take_the_type_of_their_argument():
     found = [recipe.resolved["trainer"]["lr"], *recipe.resolved["task"]["init_args"]["network"]["init_args"]["scales"]]
     assert found == [1, 1, 2]
     assert all(type(value) is float for value in found)
+    assert parse(TEXT.replace("size: 10", "file: a/b")).build("data").data.file == Path("a/b")
     assert "ToyNet expects int" in mistake(TEXT.replace("width: 4", "width: true"))  # though 1 was right above
 
 
