@@ -13,6 +13,7 @@ import torch
 import toy_set
 from toy_training import ToyData, ToySamples, ToyTask, kill, train
 
+from flowkit import atomic
 from flowkit.data import DataSource, RawBatch, Samples
 from flowkit.shards.opening import ShardOptions, open_shards
 from flowkit.shards.places import PIPES
@@ -85,7 +86,7 @@ def perform(job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     rank = os.environ.get("RANK", "0")
     script, note = folder.with_name("fetch.sh"), folder.with_name(f"{folder.name}-seen-{rank}")
-    script.write_text(FETCH)
+    atomic.write_text(script, FETCH)  # runs beside this one may be reading it
     fetched = folder.with_name(f"{folder.name}-fetched-{job['number']}")
     at = str(job.get("kill_at_fetch", 1000))
     os.environ |= {"FROM": job["from"], "FETCHED": str(fetched), "KILL_AT_FETCH": at, PIPES: "1"}
