@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from flowkit.config.classes import Parameter, describe, element, parameters, resolve, slot
+from flowkit.config.classes import Parameter, describe
+from flowkit.config.tree import described, each
 from flowkit.config.values import plain
 from flowkit.errors import UserError
 
@@ -25,23 +27,14 @@ def typed(value: Any, annotation: Any, where: str, owner: str = "the recipe") ->
     Raises:
         UserError: it does not fit.
     """
-    place = slot(annotation)
-    if place is not None and isinstance(value, Mapping):
-        cls = place.base if place.closed else resolve(place.base, value["class_path"], where)
-        accepted = parameters(cls)
-        if accepted is not None:
-            given = value if place.closed else value["init_args"]
-            arguments = _arguments(list(accepted.values())[place.skip :], given, where, cls.__name__)
-            if place.closed:
-                return arguments
-            return {"class_path": value["class_path"], **({"init_args": arguments} if arguments else {})}
-    inner = element(annotation)
-    if place is None and inner is not None and slot(inner) is not None:
-        if isinstance(value, Mapping):
-            return {key: typed(item, inner, f"{where}.{key}", owner) for key, item in value.items()}
-        if isinstance(value, list):
-            return [typed(item, inner, f"{where}.{i}", owner) for i, item in enumerate(value)]
-    return _leaf(value, annotation, where, owner)
+    found = described(value, annotation, where)
+    if found is not None:
+        arguments = _arguments(found.accepted, found.given, where, found.cls.__name__)
+        if found.place.closed:
+            return arguments
+        return {"class_path": value["class_path"], **({"init_args": arguments} if arguments else {})}
+    items = each(value, annotation, where, functools.partial(typed, owner=owner))
+    return _leaf(value, annotation, where, owner) if items is None else items
 
 
 def _arguments(accepted: list[Parameter], given: Mapping[str, Any], where: str, owner: str) -> dict[str, Any]:
