@@ -83,11 +83,15 @@ def test_a_clip_that_is_too_short_is_one_line(ask):
     assert results == [None, None]
 
 
-def test_other_tasks_get_the_general_panel_which_counts_calls(tmp_path):
-    run = tmp_path / "run"
+def trained(recipe, run):
+    """The model of two steps of a recipe."""
     short = ["--trainer.steps", "2", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0"]
-    assert main(["train", "generic/mixture-flow-matching", "--out", str(run), "--device", "cpu", *short]) == 0
-    artifact = from_pretrained(run)
+    assert main(["train", recipe, "--out", str(run), "--device", "cpu", *short]) == 0
+    return from_pretrained(run)
+
+
+def test_other_tasks_get_the_general_panel_which_counts_calls(tmp_path):
+    artifact = trained("generic/mixture-flow-matching", tmp_path / "run")
     panel = panel_of(artifact)
     assert type(panel) is SamplesPanel
     made = panel.run({"number": 5, "seed": 0, "request": ""}, artifact.sampler)
@@ -111,10 +115,7 @@ def test_mistakes_of_the_command_are_one_line(capsys):
 
 
 def test_pictures_are_drawn_of_a_class(tmp_path):
-    run = tmp_path / "run"
-    short = ["--trainer.steps", "2", "--trainer.evaluate_every", "0", "--trainer.sample_every", "0"]
-    assert main(["train", "imaging/smoke/glyphs-flow-matching", "--out", str(run), "--device", "cpu", *short]) == 0
-    artifact = from_pretrained(run)
+    artifact = trained("imaging/smoke/glyphs-flow-matching", tmp_path / "run")
     panel = panel_of(artifact)
     asked = {c.name: getattr(c, "value", None) for c in panel.controls()} | {"number": 3}
     made = panel.run(asked, artifact.sampler)
