@@ -73,6 +73,27 @@ def test_a_packed_file_is_the_same_and_smaller(tmp_path):
     assert (tmp_path / "near.npz").stat().st_size < (tmp_path / "exact.npz").stat().st_size / 4
 
 
+def test_what_is_known_of_videos_and_frames_and_the_ground_come_back(tmp_path):
+    videos = np.stack([pictures(6, 16, 16, seed=seed) for seed in range(5)])
+    ground = np.median(videos[:, 0], axis=0).astype(np.uint8)
+    states = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
+    labels = {"kind": np.arange(5), "pair": np.arange(10).reshape(5, 2)}
+    pack_arrays(tmp_path / "a.npz", videos, states=states, labels=labels, ground=ground, fps=5.0)
+    data = make(tmp_path / "a.npz", validation=0.2, test=0.2)
+    for name in SPLITS:
+        clips = data.split(name)
+        known, batch = clips.attributes(range(len(clips))), clips.batch(range(len(clips)))
+        number, first = known["video"], clips.starts % 6
+        for row in range(len(clips)):
+            seen = videos[number[row], first[row] : first[row] + 4].transpose(0, 3, 1, 2)
+            assert np.array_equal(batch["frames"][row], seen)
+        assert np.array_equal(known["kind"], number)
+        assert np.array_equal(known["pair"], labels["pair"][number])
+    assert np.array_equal(data.mapped.states, states.reshape(30, 3))
+    with pytest.raises(UserError, match="tolerance is 2"):
+        pack_arrays(tmp_path / "b.npz", videos, ground=ground, tolerance=2)
+
+
 def test_a_mirror_shows_each_training_clip_once_more(tmp_path):
     np.save(tmp_path / "film.npy", pictures(60, 24, 40))
     options = {"windows": 2, "validation": 0.2, "test": 0.2}
@@ -106,6 +127,11 @@ def test_a_mirror_shows_each_training_clip_once_more(tmp_path):
         ({"frames": FILM, "fps": np.array([10.0, 20.0])}, "one number"),
         ({"frames": FILM, "fps": np.nan}, "one number"),
         ({"frames": FILM, "fps": -1}, "one number"),
+        ({"frames": FILM, "states": np.zeros((8, 2))}, r"states of .*\(1, 9, numbers\).*of each frame"),
+        ({"frames": FILM, "label_kind": np.zeros(2, int)}, r"label_kind of .*\(1,\) or \(1, K\)"),
+        ({"frames": FILM, "label_kind": np.zeros(1)}, "float64"),
+        ({"frames": FILM, "ground": np.zeros((16, 16, 1), np.uint8)}, r"ground of .*\(16, 16, 3\)"),
+        ({"changes": FILM, "ground": np.zeros((16, 16, 3), np.uint8)}, r"ground of .*with 'frames'"),
     ],
 )
 def test_other_arrays_get_one_line(named, reason, tmp_path):

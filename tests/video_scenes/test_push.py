@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from domains.video.data.push import COLOURS, PushScene, octant, scene_text
+from domains.video.data.push import COLOURS, PackedPushes, PushScene, octant, pack_pushes, scene_text
 from flowkit.errors import UserError
 
 
@@ -76,6 +76,31 @@ def test_a_clip_comes_again(pushed, tmp_path):
     again = make(tmp_path, clips=2)
     assert np.array_equal(again.split("train").batch([1])["frames"], pushed.split("train").batch([1])["frames"])
     assert np.array_equal(again.split("train").batch([1])["actions"], pushed.split("train").batch([1])["actions"])
+
+
+def test_packed_clips_are_the_same_clips_with_the_same_attributes(pushed, tmp_path):
+    path = tmp_path / "pushes.npz"
+    pack_pushes(pushed, path, length=16)
+    packed = PackedPushes(str(path), frames=16, size=24, validation=0, test=0, cache=str(tmp_path / "cache"))
+    train, drawn = packed.split("train"), pushed.split("train")
+    assert len(train) == 12 + 2 + 4
+    rows = range(12)
+    for name, values in drawn.batch(rows).items():
+        if name != "clip":
+            assert np.array_equal(train.batch(rows)[name], values), name
+    known = train.attributes(rows)
+    for name, values in drawn.attributes(rows).items():
+        assert np.array_equal(known[name], values), name
+    shorter = PackedPushes(str(path), frames=8, stride=2, size=24, validation=0, test=0, cache=str(tmp_path / "cache"))
+    steps = np.arange(8) * 2
+    found = shorter.split("train").attributes([0])["positions"][0]
+    assert np.array_equal(found, known["positions"][0, steps])
+    with pytest.raises(UserError, match="length is 17: it is 2 to 16"):
+        pack_pushes(pushed, path, length=17)
+    np.savez(tmp_path / "bare.npz", frames=np.zeros((2, 16, 24, 24, 3), np.uint8))
+    bare = PackedPushes(str(tmp_path / "bare.npz"), size=24, validation=0, test=0, cache=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"bare\.npz.*pack_pushes writes them"):
+        bare.split("train").attributes([0])
 
 
 def test_octants_are_counted_from_the_right_towards_the_back():

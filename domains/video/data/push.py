@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from domains.video.data.arrays import ArrayClips, pack_arrays
 from domains.video.data.camera import EXTRA, Camera
+from domains.video.data.clips import MappedFrames
 from domains.video.data.rendered import Rendered, RenderedSource, Scene
 from flowkit.errors import UserError
 
@@ -187,20 +190,70 @@ class PushScene(RenderedSource):
 
     def describe(self, starts: np.ndarray) -> Mapping[str, np.ndarray]:
         """See the class."""
-        steps = np.arange(self.frames) * self.stride
-        states, actions = self.mapped.states, self.mapped.actions
-        assert states is not None
-        assert actions is not None
-        positions = states[starts[:, None] + steps].reshape(len(starts), self.frames, self.pucks + 1, 2)
-        way = positions[:, -1, :-1] - positions[:, 0, :-1]
-        distance = np.hypot(way[..., 0], way[..., 1])
-        done = actions[starts[:, None] + np.arange(steps[-1])].sum(axis=1)
-        return {
-            "displacement": np.where(distance < _STILL, 8, octant(way)),
-            "distance": distance,
-            "action": octant(done),
-            "positions": positions,
-        }
+        return pushes(self.mapped, starts, frames=self.frames, stride=self.stride)
+
+
+class PackedPushes(ArrayClips):
+    """Clips of :class:`PushScene` out of a file that :func:`pack_pushes` wrote, with the same attributes: for machines
+    without MuJoCo.
+
+    Args:
+        file: the ``.npz``.
+        options: see :class:`~domains.video.data.arrays.ArrayClips`.
+    """
+
+    def __init__(self, file: str, *, frames: int = 16, **options: Any) -> None:
+        super().__init__(file, frames=frames, **{"terms": "no recording: simulated", **options})
+
+    def describe(self, starts: np.ndarray) -> Mapping[str, np.ndarray]:
+        """See :class:`PushScene`.
+
+        Raises:
+            UserError: the file does not say where things were.
+        """
+        mapped = self.mapped
+        if mapped.states is None or mapped.actions is None or mapped.states.shape[1] < 4 or mapped.states.shape[1] % 2:
+            raise UserError(
+                f"{self.file!r} holds no pushing scene with its states and actions: pack_pushes writes them"
+            )
+        return pushes(mapped, starts, frames=self.frames, stride=self.stride)
+
+
+def pack_pushes(source: PushScene, path: Path, *, length: int) -> None:
+    """Write the first ``length`` frames of all clips drawn by a source, whatever their split, into an ``.npz``.
+
+    Raises:
+        UserError: fewer frames were drawn, or they cannot be.
+    """
+    if not 2 <= length <= source.length:
+        raise UserError(f"length is {length}: it is 2 to {source.length}, the frames that are drawn of each clip")
+    mapped, rows = source.mapped, source.mapped.manifest["videos"]
+    frames = mapped.frames.reshape(len(rows), source.length, *mapped.frames.shape[1:])[:, :length]
+    frames = np.ascontiguousarray(frames.transpose(0, 1, 3, 4, 2))
+    states = mapped.states.reshape(len(rows), source.length, -1)[:, :length]
+    actions = mapped.actions.reshape(len(rows), source.length, -1)[:, : length - 1]
+    # The table: what most clips show at their start.
+    ground = np.median(frames[:201, 0], axis=0).astype(np.uint8)
+    labels = {"colours": np.asarray([row["labels"]["colours"] for row in rows])}
+    pack_arrays(path, frames, fps=source.fps, actions=actions, states=states, labels=labels, ground=ground)
+
+
+def pushes(mapped: MappedFrames, starts: np.ndarray, *, frames: int, stride: int) -> Mapping[str, np.ndarray]:
+    """Attributes of the clips that begin at the frames ``starts`` (n,); see :class:`PushScene`."""
+    steps = np.arange(frames) * stride
+    states, actions = mapped.states, mapped.actions
+    assert states is not None
+    assert actions is not None
+    positions = states[starts[:, None] + steps].reshape(len(starts), frames, -1, 2)
+    way = positions[:, -1, :-1] - positions[:, 0, :-1]
+    distance = np.hypot(way[..., 0], way[..., 1])
+    done = actions[starts[:, None] + np.arange(steps[-1])].sum(axis=1)
+    return {
+        "displacement": np.where(distance < _STILL, 8, octant(way)),
+        "distance": distance,
+        "action": octant(done),
+        "positions": positions,
+    }
 
 
 def octant(way: np.ndarray) -> np.ndarray:
