@@ -12,6 +12,7 @@ from torch import Tensor
 
 from domains.video.data.clips import ClipSamples
 from domains.video.evaluation.attributes import AttributeFeatures, AttributeNetwork, agreement, counts_of, decided
+from domains.video.evaluation.worsening import KINDS, check_shares, worsened
 from domains.video.values import scaled
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples, Split
@@ -72,6 +73,9 @@ class WithAttributes(DataSource):
 class AttributeClassifier(Task):
     """loss = mean over the attributes of the cross-entropy of their values' counts, summed over the values.
 
+    With ``worsening`` a share of the training clips is made worse by drawn amounts, and what was done to them counts as
+    further attributes: the features then tell good clips from bad ones too. Evaluations see good clips alone.
+
     Args:
         attributes: attribute -> number of its values, 0 to that less 1; what lies beyond counts as the last (``bounces:
             2`` is whether there was one).
@@ -80,6 +84,10 @@ class AttributeClassifier(Task):
         of_clip: those of the attributes that are the clip's, whatever the number of objects.
         widths: of the blocks of the network, multiples of 8.
         features: width of the features.
+        texture: filters that see how rough frames are, whatever is in them; 0: none. See
+            :class:`~domains.video.evaluation.attributes.Texture`.
+        worsening: ``noise``, ``blur``, ``reversed`` -> share of the training clips; see
+            :mod:`domains.video.evaluation.worsening`. The attributes of reversed clips are not learnt.
 
     Raises:
         UserError: a number out of range.
@@ -94,9 +102,12 @@ class AttributeClassifier(Task):
         of_clip: list[str] = [],  # noqa: B006
         widths: list[int] = [32, 64, 128, 128],  # noqa: B006  (recipes read the default from this line)
         features: int = 128,
+        texture: int = 0,
+        worsening: dict[str, float] = {},  # noqa: B006
     ) -> None:
         super().__init__()
-        for name, value, least in (("size", size, 16), ("objects", objects, 1), ("features", features, 1)):
+        lowest = (("size", size, 16), ("objects", objects, 1), ("features", features, 1), ("texture", texture, 0))
+        for name, value, least in lowest:
             if value < least:
                 raise UserError(f"AttributeClassifier: {name} must be at least {least}, not {value}")
         if not attributes or min(attributes.values()) < 2:
@@ -108,10 +119,14 @@ class AttributeClassifier(Task):
         for name in of_clip:
             if name not in attributes:
                 raise UserError(f"AttributeClassifier: of_clip names {name!r}: {nearest(name, attributes)}")
-        known = {name: 1 if name in of_clip else objects for name in attributes}
-        self.size = size
+        check_shares(worsening)
+        if twice := sorted(set(worsening) & set(attributes)):
+            raise UserError(f"AttributeClassifier: {twice[0]!r} is an attribute of the data: take it out of worsening")
+        known = {name: 1 if name in of_clip or name in worsening else objects for name in (*attributes, *worsening)}
+        self.size, self.attributes, self.worsening = size, tuple(attributes), dict(worsening)
         self.objective, self.networks = OwnLoss(), Networks({})
-        self.network = AttributeNetwork(attributes, objects=known, widths=widths, features=features)
+        values = attributes | {kind: KINDS[kind] for kind in worsening}
+        self.network = AttributeNetwork(values, objects=known, widths=widths, features=features, texture=texture)
 
     def adapt(self, data: DataSource) -> None:
         """Check that the data's frames and attributes fit.
@@ -126,7 +141,8 @@ class AttributeClassifier(Task):
 
     def _targets(self, raw: RawBatch) -> dict[str, Tensor]:
         found = {}
-        for name, number in self.network.values.items():
+        for name in self.attributes:
+            number = self.network.values[name]
             if _PREFIX + name not in raw:
                 known = [key.removeprefix(_PREFIX) for key in raw if key.startswith(_PREFIX)]
                 hint = nearest(name, known) if known else "wrap the source in WithAttributes"
@@ -148,10 +164,15 @@ class AttributeClassifier(Task):
     def forward(
         self, raw: RawBatch, *, phase: str = "main", step: int = 0, generator: RandomSource | None = None
     ) -> Loss:
-        """Cross-entropies; a term for each attribute."""
-        answers, terms = self.network(scaled(raw["frames"])), {}
-        for name, counts in self._targets(raw).items():
-            terms[name] = F.cross_entropy(answers[name].float().movedim(2, 1), counts, reduction="none").sum(1)
+        """Cross-entropies; a term for each attribute and for each way of making clips worse."""
+        clips, targets, holds = scaled(raw["frames"]), self._targets(raw), None
+        if self.worsening and self.training:
+            clips, classes, holds = worsened(clips, self.worsening, generator)
+            targets |= {kind: counts_of(x[:, None], KINDS[kind]) for kind, x in classes.items()}
+        answers, terms = self.network(clips), {}
+        for name, counts in targets.items():
+            term = F.cross_entropy(answers[name].float().movedim(2, 1), counts, reduction="none").sum(1)
+            terms[name] = term if holds is None or name in self.worsening else term * holds
         return Loss(torch.stack(list(terms.values())).mean(), terms)
 
     @torch.no_grad()

@@ -41,6 +41,30 @@ class Unit(nn.Module):
         return F.relu(self.norms[1](self.time(x)))
 
 
+class Texture(nn.Module):
+    """How rough frames are: each pixel less the mean of the 3 x 3 around it goes through ``width`` 3 x 3 filters, and
+    of each the mean over all places of log(1 + r^2 / e) / 2 is told: 0 where all is flat.
+
+    Noise of a few steps of 255 has less energy in a whole clip than one edge of a sprite, and each normalisation by
+    the deviation of a layer divides it by that edge. A mean of logarithms counts the places that are rough instead,
+    and nothing is normalised.
+    """
+
+    def __init__(self, width: int, *, least: float = 1e-5) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(width, 3, 1, 3, 3) / 27**0.5)
+        self.least = least
+
+    def forward(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        # What half precision rounds off would pass for noise. The mean first: where a picture is flat, what is left is
+        # 0 exactly, whatever a device makes of the filters.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            left = x[..., 1:-1, 1:-1] - F.avg_pool3d(x, (1, 3, 3), stride=1)
+            rough = torch.log1p(F.conv3d(left, self.filters.float()).square() / self.least)
+            return rough.mean((2, 3, 4)) / 2
+
+
 class AttributeNetwork(nn.Module):
     """Clips to features and to a guess of how often each value of each attribute occurs among a clip's objects.
 
@@ -51,6 +75,7 @@ class AttributeNetwork(nn.Module):
         objects: attribute -> of how many objects of a clip it is known; 1 for an attribute of the clip.
         widths: of the four blocks, multiples of 8; each halves the frames' sides.
         features: width of the last layer before the answers.
+        texture: filters of :class:`Texture` beside the blocks; 0: none.
     """
 
     def __init__(
@@ -60,6 +85,7 @@ class AttributeNetwork(nn.Module):
         objects: Mapping[str, int],
         widths: Sequence[int] = (32, 64, 128, 128),
         features: int = 128,
+        texture: int = 0,
     ) -> None:
         super().__init__()
         self.values, self.objects, self.width = dict(values), dict(objects), features
@@ -71,10 +97,11 @@ class AttributeNetwork(nn.Module):
                 blocks += [Unit(width, width)]
             last = width
         self.blocks = nn.Sequential(*blocks)
-        self.dense = nn.Linear(last * _TIMES, features)
+        self.dense = nn.Linear(last * _TIMES + texture, features)
         self.answers = nn.Linear(
             features, sum(number * (self.objects[name] + 1) for name, number in self.values.items())
         )
+        self.texture = Texture(texture) if texture else None
 
     def features(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b d"]:
         """The layer before the answers, for clips in [-1, 1]."""
@@ -82,8 +109,10 @@ class AttributeNetwork(nn.Module):
         # Where and when: means over places would forget it.
         axes = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
         where = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), 3, *x.shape[2:])
-        x = self.blocks(torch.cat([x, where], 1)).mean((3, 4))
-        return F.relu(self.dense(F.adaptive_avg_pool1d(x, _TIMES).flatten(1)))
+        seen = F.adaptive_avg_pool1d(self.blocks(torch.cat([x, where], 1)).mean((3, 4)), _TIMES).flatten(1)
+        if self.texture is not None:
+            seen = torch.cat([seen, self.texture(x)], 1)
+        return F.relu(self.dense(seen))
 
     def forward(self, clips: Float[Tensor, "b t 3 h w"]) -> dict[str, Float[Tensor, "b v k"]]:
         """Logits of the counts 0 .. objects of each value of each attribute."""
@@ -131,7 +160,7 @@ class AttributeFeatures(ClipFeatures):
 
     def __init__(self, task: AttributeClassifier) -> None:
         super().__init__()
-        self.network, self.size = task.network, task.size
+        self.network, self.size, self.attributes = task.network, task.size, task.attributes
 
     @torch.no_grad()
     def forward(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b d"]:
@@ -140,7 +169,8 @@ class AttributeFeatures(ClipFeatures):
     @torch.no_grad()
     def read(self, clips: Float[Tensor, "b t 3 h w"]) -> dict[str, Int[Tensor, "b v"]]:
         """The classifier's answers: attribute -> counts of its values."""
-        return {name: decided(x, self.network.objects[name]) for name, x in self.network(self._checked(clips)).items()}
+        answers = self.network(self._checked(clips))
+        return {name: decided(answers[name], self.network.objects[name]) for name in self.attributes}
 
     def _checked(self, clips: Tensor) -> Tensor:
         if tuple(clips.shape[2:]) != (3, self.size, self.size):
