@@ -11,7 +11,7 @@ from domains.video.data.sprites import BouncingSprites
 from domains.video.evaluation.attribute_task import AttributeClassifier, WithAttributes
 from domains.video.evaluation.attributes import AttributeFeatures, AttributeNetwork, Texture
 from domains.video.evaluation.features import feature_set
-from domains.video.evaluation.worsening import LEVELS, RANGES, blurred, noisy, worsened
+from domains.video.evaluation.worsening import LEVELS, RANGES, blurred, noisy, passed, worsened
 from flowkit.errors import UserError
 
 
@@ -23,19 +23,19 @@ def grey(count: int, *, frames: int = 3, size: int = 24) -> torch.Tensor:
     return torch.zeros(count, frames, 3, size, size)
 
 
-def test_each_way_takes_its_share_and_its_class_is_the_level_that_was_added():
-    clips, classes, holds = worsened(grey(4000, size=8), {"noise": 0.3, "reversed": 0.2}, draws())
+def test_each_way_takes_its_share_and_its_level_is_what_was_added():
+    clips, levels, holds = worsened(grey(4000, size=8), {"noise": 0.3, "reversed": 0.2}, draws())
     for kind, share in (("noise", 0.3), ("reversed", 0.2)):
-        assert abs(float((classes[kind] > 0).float().mean()) - share) < 4 * math.sqrt(share * (1 - share) / 4000)
-    assert not bool(((classes["noise"] > 0) & (classes["reversed"] > 0)).any()), "in one way at most"
-    assert torch.equal(holds, classes["reversed"] == 0)
+        assert abs(float((levels[kind] > 0).float().mean()) - share) < 4 * math.sqrt(share * (1 - share) / 4000)
+    assert not bool(((levels["noise"] > 0) & (levels["reversed"] > 0)).any()), "in one way at most"
+    assert torch.equal(holds, levels["reversed"] == 0)
     # Rounding to bytes adds a variance of 1/12 at most; grey is no byte, so even good clips move by half a step.
     seen = (clips * 127.5).flatten(1).std(1)
-    assert float(seen[classes["noise"] == 0].max()) < 0.01
+    assert float(seen[levels["noise"] == 0].max()) < 0.01
     low, high = RANGES["noise"]
     edges = [low * (high / low) ** (level / LEVELS) for level in range(LEVELS + 1)]
     for level in range(1, LEVELS + 1):
-        found = seen[classes["noise"] == level]
+        found = seen[levels["noise"] == level]
         assert len(found) > 100
         # Each value is known to 4 %: 576 numbers.
         assert float(found.quantile(0.05)) > 0.95 * edges[level - 1]
@@ -45,15 +45,19 @@ def test_each_way_takes_its_share_and_its_class_is_the_level_that_was_added():
 def test_good_clips_stay_as_they_are_to_the_byte_and_reversed_ones_run_backwards():
     bytes_ = torch.randint(0, 256, (64, 4, 3, 8, 8), generator=draws(1), dtype=torch.uint8)
     clips = bytes_.float() / 127.5 - 1
-    made, classes, _ = worsened(clips, {"noise": 0.3, "blur": 0.3, "reversed": 0.2}, draws())
+    made, levels, _ = worsened(clips, {"noise": 0.3, "blur": 0.3, "reversed": 0.2}, draws())
     back = ((made + 1) * 127.5).round().to(torch.uint8)
-    good = torch.stack(list(classes.values())).sum(0) == 0
+    good = torch.stack(list(levels.values())).sum(0) == 0
     assert 0 < int(good.sum()) < 64
     assert torch.equal(back[good], bytes_[good])
-    turned = classes["reversed"] == 1
+    turned = levels["reversed"] == 1
     assert torch.equal(back[turned], bytes_[turned].flip(1))
     again = worsened(clips, {"noise": 0.3, "blur": 0.3, "reversed": 0.2}, draws())
     assert torch.equal(made, again[0]), "the generator alone decides"
+
+
+def test_levels_are_told_by_the_steps_that_were_passed():
+    assert passed(torch.tensor([0, 1, 3, 4]), 4).tolist() == [[0] * 4, [1, 0, 0, 0], [1, 1, 1, 0], [1] * 4]
 
 
 def test_blur_is_the_gaussian_of_its_deviation_away_from_the_edges():
@@ -77,8 +81,8 @@ def test_texture_is_0_where_frames_are_flat_and_grows_with_noise_however_strong_
     edge = flat[:1].clone()
     edge[..., 12:] = 1.0
     noise = torch.randn(edge.shape, generator=draws(3))
-    levels = torch.tensor([0.0, 2.5, 5.0, 10.0, 20.0, 40.0])
-    ladder = [float(texture(noisy(edge, level[None], noise)).detach().mean()) for level in levels]
+    steps = torch.tensor([0.0, 2.5, 5.0, 10.0, 20.0, 40.0])
+    ladder = [float(texture(noisy(edge, level[None], noise)).detach().mean()) for level in steps]
     assert all(b > a + 0.1 for a, b in itertools.pairwise(ladder)), ladder
     # White noise of deviation s in [-1, 1] leaves a filter w with s^2 |w'|^2, w' what the mean around makes of w.
     white = torch.randn((1, 3, 40, 40, 40), generator=draws(4)) * 0.1
@@ -131,9 +135,9 @@ def test_the_attributes_of_reversed_clips_are_not_learnt():
     task = AttributeClassifier({"direction": 8}, size=16, widths=[8], worsening={"reversed": 0.5})
     raw = source().split("train").batch(range(32))
     generator = draws(8)
-    _, classes, holds = worsened(raw["frames"].float(), {"reversed": 0.5}, draws(8))
+    _, levels, holds = worsened(raw["frames"].float(), {"reversed": 0.5}, draws(8))
     terms = task(raw, generator=generator).terms
-    assert 0 < int(classes["reversed"].sum()) < 32
+    assert 0 < int(levels["reversed"].sum()) < 32
     assert bool((terms["direction"][~holds] == 0).all())
     assert bool((terms["direction"][holds] > 0).all())
     assert bool((terms["reversed"] > 0).all())

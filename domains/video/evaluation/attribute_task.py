@@ -12,7 +12,7 @@ from torch import Tensor
 
 from domains.video.data.clips import ClipSamples
 from domains.video.evaluation.attributes import AttributeFeatures, AttributeNetwork, agreement, counts_of, decided
-from domains.video.evaluation.worsening import KINDS, check_shares, worsened
+from domains.video.evaluation.worsening import KINDS, check_shares, passed, worsened
 from domains.video.values import scaled
 from flowkit.couplings.coupling import Batch
 from flowkit.data import DataSource, RawBatch, Samples, Split
@@ -167,8 +167,8 @@ class AttributeClassifier(Task):
         """Cross-entropies; a term for each attribute and for each way of making clips worse."""
         clips, targets, holds = scaled(raw["frames"]), self._targets(raw), None
         if self.worsening and self.training:
-            clips, classes, holds = worsened(clips, self.worsening, generator)
-            targets |= {kind: counts_of(x[:, None], KINDS[kind]) for kind, x in classes.items()}
+            clips, levels, holds = worsened(clips, self.worsening, generator)
+            targets |= {kind: passed(level, KINDS[kind]) for kind, level in levels.items()}
         answers, terms = self.network(clips), {}
         for name, counts in targets.items():
             term = F.cross_entropy(answers[name].float().movedim(2, 1), counts, reduction="none").sum(1)

@@ -2,6 +2,8 @@
 
 A network that reads attributes off clips learns to overlook what changes none of them: noise below the contrast of a
 sprite, say. Its features then say nothing of noise either. Asked for the level as well, it keeps it in its features.
+Levels are asked for as steps that were passed, not as classes: features of classes lie apart, but those of a strong blur
+need not lie further from good clips than those of a weak one.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from flowkit.random import RandomSource, normal, uniform
 
 #: Weakest and strongest: deviation of the noise in steps of 255, of the blur's Gaussian in pixels.
 RANGES = {"noise": (2.5, 60.0), "blur": (0.4, 5.0)}
-#: Classes of a level, equal parts of the logarithm of its range; class 0 is a clip without.
+#: Levels, equal parts of the logarithm of a range: 1 to this; 0 is a clip without.
 LEVELS = 6
-#: Kind -> number of its classes. ``reversed``: the frames in the opposite order, or not.
-KINDS = {"noise": LEVELS + 1, "blur": LEVELS + 1, "reversed": 2}
+#: Kind -> its highest level. ``reversed``: the frames in the opposite order, or not.
+KINDS = {"noise": LEVELS, "blur": LEVELS, "reversed": 1}
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
@@ -66,25 +68,30 @@ def worsened(
         generator: of the draws.
 
     Returns:
-        The clips; kind -> the class of each; whether the attributes of a clip still hold: not after reversal.
+        The clips; kind -> the level of each; whether the attributes of a clip still hold: not after reversal.
     """
     count = len(clips)
     draw = uniform((count,), generator, device=clips.device)
     amount = uniform((count,), generator, device=clips.device)
-    classes, holds, begin = {}, torch.ones(count, dtype=torch.bool, device=clips.device), 0.0
+    levels, holds, begin = {}, torch.ones(count, dtype=torch.bool, device=clips.device), 0.0
     for kind, share in shares.items():
         chosen = (draw >= begin) & (draw < begin + share)
         begin += share
-        classes[kind] = chosen.long()
+        levels[kind] = chosen.long()
         if kind == "reversed":
             clips = torch.where(chosen[:, None, None, None, None], clips.flip(1), clips)
             holds = ~chosen
             continue
         low, high = RANGES[kind]
-        level = low * torch.exp(amount * math.log(high / low)) * chosen
-        classes[kind] = classes[kind] * (1 + (amount * LEVELS).long().clamp(max=LEVELS - 1))
+        deviation = low * torch.exp(amount * math.log(high / low)) * chosen
+        levels[kind] = levels[kind] * (1 + (amount * LEVELS).long().clamp(max=LEVELS - 1))
         if kind == "blur":
-            clips = blurred(clips, level)
+            clips = blurred(clips, deviation)
         else:
-            clips = noisy(clips, level, normal(tuple(clips.shape), generator, device=clips.device))
-    return ((clips.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1, classes, holds
+            clips = noisy(clips, deviation, normal(tuple(clips.shape), generator, device=clips.device))
+    return ((clips.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1, levels, holds
+
+
+def passed(levels: Int[Tensor, " b"], highest: int) -> Int[Tensor, "b highest"]:
+    """1 for each of the levels 1 to ``highest`` that a clip reaches or passes, 0 for the others."""
+    return (levels[:, None] > torch.arange(highest, device=levels.device)).long()
