@@ -101,8 +101,6 @@ def train(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe, overrides, trainer=Trainer)
     built = recipe.build()
     assert isinstance(built.task, AttributeClassifier)
-    # All batches have one shape: cuDNN may look for its fastest convolutions once.
-    torch.backends.cudnn.benchmark = True
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="attributes-") as folder:
         told = built.trainer.fit(

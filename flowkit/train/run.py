@@ -85,6 +85,8 @@ class Run:
         self.frozen = _freeze_all_but(task, phases) if networks_alone else []
         if self.device.type == "cuda" and trainer.tf32:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        if self.device.type == "cuda" and trainer.cudnn_benchmark:
+            torch.backends.cudnn.benchmark = True
         random_state.seed_process(seed, self.accelerator.process_index)
         #: The user's task; what is trained is itself, or under FSDP a copy in parts.
         self.whole = task

@@ -35,6 +35,8 @@ class Trainer:
         precision: fp32, or autocast to bf16 or fp16.
         device: auto takes a GPU where there is one.
         tf32: let a GPU multiply float32 matrices with TF32 precision.
+        cudnn_benchmark: let cuDNN try its convolutions for each new shape and keep the fastest: for convolutions over
+            batches of one shape. Two runs may then round differently.
         ema: decay of the averaged weights, which are saved and sampled; 0 for none.
         evaluate_every: steps between evaluations (and one at the end), 0 for none.
         validation_batches: batches of the validation split to use, 0 for all.
@@ -71,6 +73,7 @@ class Trainer:
     precision: Precision = "fp32"
     device: Device = "auto"
     tf32: bool = True
+    cudnn_benchmark: bool = False
     ema: float = 0.999
     evaluate_every: int = 1000
     validation_batches: int = 0

@@ -47,6 +47,15 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, precision: str, g
     assert records(tmp_path / "calm") == records(tmp_path / "resumed")
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_cudnn_looks_for_fast_convolutions_where_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    train(tmp_path, ToyTask(), ToyData(), **GPU, steps=2, cudnn_benchmark=chosen)
+    assert torch.backends.cudnn.benchmark == chosen
+
+
 def test_the_loop_never_waits_for_the_gpu(tmp_path: Path) -> None:
     trainer = settings(**GPU, precision="bf16", steps=9, log_every=10, evaluate_every=0, checkpoint_every=0)
     run = Run(

@@ -2,8 +2,8 @@
 
 A network that reads attributes off clips learns to overlook what changes none of them: noise below the contrast of a
 sprite, say. Its features then say nothing of noise either. Asked for the level as well, it keeps it in its features.
-Levels are asked for as steps that were passed, not as classes: features of classes lie apart, but those of a strong blur
-need not lie further from good clips than those of a weak one.
+Levels are asked for as steps that were passed, not as classes: features of classes lie apart, but those of a strong
+blur need not lie further from good clips than those of a weak one.
 """
 
 from __future__ import annotations
