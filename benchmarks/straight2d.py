@@ -326,7 +326,8 @@ def table(runs: list[dict[str, Any]]) -> None:
         }
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in means.items()))
     print("floor: " + ", ".join(f"{k} {statistics.mean(run['floor'][k] for run in runs):.4g}" for k in first["floor"]))
-    for key in first["wanted"]:
+    # A run that was cut has none.
+    for key in first.get("wanted", {}):
         values = [run["wanted"][key] for run in runs]
         print(f"{key}: {statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)")
 

@@ -11,7 +11,7 @@ below a tenth of real against noisy (20 / 255), and clips of the pushing scene t
 real ones.
 
     python benchmarks/video_judges.py train --out benchmarks/out/attributes --minutes 6
-    python benchmarks/video_judges.py pack --out pushes.npz
+    python benchmarks/video_judges.py pack --seed 2026 --out pushes.npz
     python benchmarks/video_judges.py train --out benchmarks/out/pushing --recipe video/attributes-pushing --minutes 2 \
         --pushes pushes.npz
     python benchmarks/video_judges.py check --out benchmarks/out/video_judges.json --i3d i3d.safetensors \
@@ -55,19 +55,11 @@ def machine(device: str) -> dict[str, str]:
 def pack(args: argparse.Namespace) -> None:
     from domains.video.data.push import PushScene, pack_pushes
 
+    counts = dict(zip(("clips", "validation", "test"), args.counts, strict=True))
     with tempfile.TemporaryDirectory(prefix="pushes-") as cache:
-        scene = PushScene(
-            frames=16,
-            length=18,
-            clips=args.count,
-            validation=0,
-            test=0,
-            seed=args.seed,
-            workers=args.workers,
-            cache=cache,
-        )
+        scene = PushScene(frames=16, length=18, **counts, seed=args.seed, workers=args.workers, cache=cache)
         pack_pushes(scene, Path(args.out), length=18)
-    print(f"{args.out}: {args.count} clips, {Path(args.out).stat().st_size / 1e6:.1f} MB", flush=True)
+    print(f"{args.out}: {sum(args.counts)} clips, {Path(args.out).stat().st_size / 1e6:.1f} MB", flush=True)
 
 
 def packed(file: str) -> Any:
@@ -79,12 +71,39 @@ def packed(file: str) -> Any:
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
+def card_of(task: Any, made: str, found: Mapping[str, float], *, packed: bool) -> Any:
+    """The model card of a judge of sprites or of the pushing scene."""
+    from flowkit.model_card import Card
+
+    if "displacement" in task.attributes:
+        name, reads, shown = "pushing", "where pucks go, what the rod does", "the pushing scene, 64 x 64"
+        known = "one pushing scene: two pucks and a rod at 64 x 64, 16 frames of a tenth of a second"
+        data = "Rendered by MuJoCo (PushScene); nothing downloaded. Apache-2.0, as FlowKit."
+        if packed:
+            data += " Trained on what benchmarks/video_judges.py pack --seed 2026 draws; config.yaml names the scene."
+    else:
+        name, reads = "sprites", "which sprites, where to, how fast, whether they bounce"
+        shown = "two bouncing sprites, 64 x 64"
+        known = "two white sprites of twelve shapes at 64 x 64, 2 to 5 pixels a frame"
+        data = "Clips drawn by rule (BouncingSprites); nothing downloaded. Apache-2.0, as FlowKit."
+    return Card(
+        title=f"attributes-{name}: {reads}, and how clips were made worse",
+        summary=f"A judge, not a predictor: its {task.network.width} features give the attribute FVD of {shown}. A "
+        f"(2+1)D network, {made} (of the weights in float16).",
+        data=data,
+        licence="Apache-2.0",
+        metrics=dict(found),
+        split="test",
+        limits=f"Knows this source alone: {known}. Compare values of one checksum and one N only. How its distance "
+        "rises with noise, blur and lost order in time is in benchmarks/RESULTS.md.",
+    )
+
+
 def train(args: argparse.Namespace) -> None:
     from domains.video.evaluation.attribute_task import AttributeClassifier
     from domains.video.evaluation.weights import checksum
     from flowkit.artifacts import save_pretrained
     from flowkit.config.recipe import load_recipe
-    from flowkit.model_card import Card
     from flowkit.train.trainer import Trainer
 
     overrides = [
@@ -94,11 +113,14 @@ def train(args: argparse.Namespace) -> None:
     ]
     overrides += [("trainer.device", "cpu"), ("trainer.precision", "fp32")] if args.device == "cpu" else []
     overrides += [("trainer.steps", str(args.steps))] if args.steps else []
+    overrides += [tuple(item.split("=", 1)) for item in args.set]
+    # What ships names the scene, not the file that it was packed into.
+    shipped = recipe = load_recipe(args.recipe, overrides, trainer=Trainer)
     if args.pushes:
         source = {"class_path": "PackedPushes", "init_args": {"file": args.pushes, "frames": 16, **HELD}}
-        overrides += [("data.init_args.source.init_args.clips", json.dumps(source))]
-    overrides += [tuple(item.split("=", 1)) for item in args.set]
-    recipe = load_recipe(args.recipe, overrides, trainer=Trainer)
+        recipe = load_recipe(
+            args.recipe, [*overrides, ("data.init_args.source.init_args.clips", json.dumps(source))], trainer=Trainer
+        )
     built = recipe.build()
     assert isinstance(built.task, AttributeClassifier)
     began = time.perf_counter()
@@ -114,34 +136,11 @@ def train(args: argparse.Namespace) -> None:
     digits = checksum(built.task.network.state_dict())
     shown = ", ".join(f"{name.removeprefix('accuracy_')} {value:.3f}" for name, value in found.items())
     print(f"{steps} steps, {seconds:.0f} s: {shown}; checksum {digits}", flush=True)
-    pushing = "displacement" in built.task.attributes
-    shown_to = "the pushing scene, 64 x 64" if pushing else "two bouncing sprites, 64 x 64"
-    made = "Rendered by MuJoCo (PushScene)" if pushing else "Clips drawn by rule (BouncingSprites)"
-    known = (
-        "one pushing scene: two pucks and a rod at 64 x 64, 16 frames of a tenth of a second"
-        if pushing
-        else "two white sprites of twelve shapes at 64 x 64, 2 to 5 pixels a frame"
-    )
-    reads = (
-        "pushing: where pucks go, what the rod does"
-        if pushing
-        else "sprites: which sprites, where to, how fast, whether they bounce"
-    )
-    width = built.task.network.width
-    card = Card(
-        title=f"attributes-{reads}, and how clips were made worse",
-        summary=f"A judge, not a predictor: its {width} features give the attribute FVD of {shown_to}. A (2+1)D "
-        f"network, {steps:,} steps of {built.trainer.batch} clips of 16 frames, seed {built.seed}, made by "
-        f"benchmarks/video_judges.py in {seconds:.0f} s on {machine(args.device)['machine']}. Checksum {digits} "
-        "(of the weights in float16).",
-        data=f"{made}; nothing downloaded. Apache-2.0, as FlowKit.",
-        licence="Apache-2.0",
-        metrics=found,
-        split="test",
-        limits=f"Knows this source alone: {known}. Compare values of one checksum and one N only. How its distance "
-        "rises with noise, blur and lost order in time is in benchmarks/RESULTS.md.",
-    )
-    save_pretrained(args.out, built.task, recipe=recipe, statistics=built.data.statistics(), card=card, weights=halved)
+    made = f"{steps:,} steps of {built.trainer.batch} clips of 16 frames, seed {built.seed}, made by "
+    made += f"benchmarks/video_judges.py in {seconds:.0f} s on {machine(args.device)['machine']}. Checksum {digits}"
+    card = card_of(built.task, made, found, packed=bool(args.pushes))
+    known = {name: value for name, value in built.data.statistics().items() if name not in ("folder", "licence")}
+    save_pretrained(args.out, built.task, recipe=shipped, statistics=known, card=card, weights=halved)
     result = {
         **machine(args.device),
         "steps": steps,
@@ -291,7 +290,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     zero = verbs.add_parser("pack")
-    zero.add_argument("--count", type=int, default=2540, help="clips of 18 frames")
+    zero.add_argument(
+        "--counts", type=int, nargs=3, default=[1700, 60, 780], help="clips of 18 frames, by the scene's splits"
+    )
     zero.add_argument("--workers", type=int, default=2, help="processes that draw")
     zero.set_defaults(run=pack)
     one = verbs.add_parser("train")
