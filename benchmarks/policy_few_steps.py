@@ -95,6 +95,7 @@ FAMILIES: dict[str, dict[str, Method]] = {
         "Rectified Diffusion": Method("RectifiedDiffusion", pairs=True),
         "AdaFlow": Method("AdaFlow", adaptive=True),
         "CaLMFlow": Method(f"{_CALM}:kl=1"),
+        "CaLMFlow, kl 0.1": Method(f"{_CALM}:kl=0.1"),
         "CaLMFlow, kl 0.01": Method(f"{_CALM}:kl=0.01"),
     },
 }
