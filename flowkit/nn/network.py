@@ -39,6 +39,8 @@ class NetworkSpec:
         inputs, times, heads: as above.
         follows: name of the network that this one begins as a frozen copy of: a target, which the objective moves and
             no optimiser trains. "" for a network of its own.
+        like: name of the network whose trained weights this one begins with, as far as they fit, where its own are not
+            known: a student of a teacher that has no such network. "" begins afresh.
         training_only: nothing that samples calls it: model folders leave it out.
         sequence: 0, or the number of trajectories whose points a :class:`flowkit.nn.sequence.SequenceNetwork` reads in
             turn.
@@ -52,6 +54,7 @@ class NetworkSpec:
     heads: tuple[Head, ...] = (Head("v"),)
     # By keyword only: domains extend this class by fields of their own, and hand the first three on.
     follows: str = field(default="", kw_only=True)
+    like: str = field(default="", kw_only=True)
     training_only: bool = field(default=False, kw_only=True)
     sequence: int = field(default=0, kw_only=True)
     latent: int = field(default=0, kw_only=True)
@@ -74,11 +77,16 @@ class Network(nn.Module, ABC):
         """Evaluate: ``inputs`` are ``spec.inputs`` tensors (b, *d), ``times`` are ``spec.times`` tensors (b,); head
         name -> output."""
 
+    def time_codes(self) -> Sequence[nn.Module]:
+        """The embeddings of times whose sum the network reads, in their order; none where times enter otherwise."""
+        return ()
+
     @torch.no_grad()
     def begin_as(self, other: Network) -> None:
         """Take over the weights of a trained network of the same class that may have been built to another order: what
-        has the same name and shape, and weights that have more inputs here: the further ones, which come last, begin
-        at 0. Classes that put them elsewhere place them themselves.
+        has the same name and shape, and weights that have more inputs here, where the further ones begin at 0: those of
+        further states after the known states, which come first, all others last. Classes that put them elsewhere place
+        them themselves. The codes of further times begin at 0.
 
         Raises:
             UserError: the networks are of different classes or sizes.
@@ -99,6 +107,13 @@ class Network(nn.Module, ABC):
                     f"this {type(self).__name__} cannot begin as another size ({name} is {tuple(own.shape)} here "
                     f"and {tuple(value.shape)} there): give both one network"
                 )
+            more, states = own.shape[1] - value.shape[1], self.spec.inputs - other.spec.inputs
+            place = other.spec.inputs * (more // states) if states > 0 else value.shape[1]
             fitting[name] = torch.zeros_like(own)
-            fitting[name][:, : value.shape[1]] = value
+            fitting[name][:, :place] = value[:, :place]
+            fitting[name][:, place + more :] = value[:, place:]
         self.load_state_dict(fitting, strict=False)
+        for code in list(self.time_codes())[other.spec.times :]:
+            last = [layer for layer in code.modules() if isinstance(layer, nn.Linear)][-1]
+            for parameter in last.parameters():
+                parameter.zero_()

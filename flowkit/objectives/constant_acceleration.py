@@ -112,7 +112,8 @@ class ConstantAcceleration(FlowMatching):
 
     def needs(self) -> dict[str, NetworkSpec]:
         """``main``, the velocity, and ``acceleration``, which reads the initial velocity as a second state."""
-        acceleration = NetworkSpec(inputs=1 + self.velocity_input, heads=(Head("a"),))
+        # On pairs of a teacher the acceleration is near a multiple of its velocity: the same features, another head.
+        acceleration = NetworkSpec(inputs=1 + self.velocity_input, heads=(Head("a"),), like="main")
         return {**super().needs(), "acceleration": acceleration}
 
     def phases(self) -> Sequence[Phase]:

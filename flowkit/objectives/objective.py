@@ -56,6 +56,8 @@ class Networks(nn.Module):
         self.training_only = tuple(name for name, spec in specs.items() if spec.training_only)
         #: Frozen network -> the one that it follows.
         self.leaders = {name: spec.follows for name, spec in specs.items() if spec.follows}
+        #: Network -> the one of a teacher that it begins like, where the teacher lacks it.
+        self.models = {name: spec.like for name, spec in specs.items() if spec.like}
 
     @classmethod
     def build(cls, specs: Mapping[str, NetworkSpec], factory: NetworkFactory) -> Networks:
@@ -85,6 +87,12 @@ class Networks(nn.Module):
         buffers = list(mine.buffers())
         if buffers:
             _foreach_copy_(buffers, list(theirs.buffers()))
+
+    def begin_like(self, other: Networks) -> None:
+        """Networks that ``other`` lacks take over what fits of the one that they are said to begin like."""
+        for name, model in self.models.items():
+            if name not in other.by_name and model in other.by_name:
+                self[name].begin_as(other[model])
 
     def copy_anew(self) -> None:
         """Make those that follow another frozen copies of it again: its layers became others (adapters)."""

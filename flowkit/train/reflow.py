@@ -275,7 +275,8 @@ def _written(value: Any) -> Any:
 
 def _begin_as(student: Task, teacher: Task) -> None:
     """Copy the teacher's state. The objective's own may differ (another law of times), and another objective may have
-    networks that the teacher lacks, which begin afresh, or lack some of the teacher's."""
+    networks that the teacher lacks, which begin like the one that it names for them or afresh, or lack some of the
+    teacher's."""
     given, wanted = teacher.state_dict(), student.state_dict()
     alone = tuple(student.networks.prefix(name) for name in {*student.networks} ^ {*teacher.networks})
     strange = [
@@ -288,5 +289,6 @@ def _begin_as(student: Task, teacher: Task) -> None:
         raise UserError(f"the student differs from its teacher ({strange[0]}): change no network in a reflow")
     fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
     student.load_state_dict(fitting, strict=False)
+    student.networks.begin_like(teacher.networks)
     for name in student.networks.leaders:
         student.networks.follow(name)

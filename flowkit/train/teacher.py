@@ -43,7 +43,8 @@ def begin_as(student: Task, teacher: Task, name: str) -> None:
     """Copy the teacher's state: all of it outside of objective and networks, of networks what fits.
 
     A network that the student's objective ordered otherwise, with another time, takes over what it can
-    (:meth:`flowkit.nn.network.Network.begin_as`); one that the teacher lacks begins afresh.
+    (:meth:`flowkit.nn.network.Network.begin_as`); one that the teacher lacks begins like the one that the objective
+    names for it, or afresh.
 
     Raises:
         UserError: encoders or scales differ, or the networks have nothing in common.
@@ -64,5 +65,6 @@ def begin_as(student: Task, teacher: Task, name: str) -> None:
             continue
         if one in {*teacher.networks}:
             student.networks[one].begin_as(teacher.networks[one])
+    student.networks.begin_like(teacher.networks)
     for one in student.networks.leaders:
         student.networks.follow(one)

@@ -158,6 +158,10 @@ class PictureUNet(Network):
             else:
                 self.heads[head.name] = nn.Sequential(nn.Linear(widths[-1], code), nn.SiLU(), nn.Linear(code, 1))
 
+    def time_codes(self) -> Sequence[nn.Module]:
+        """See :class:`Network`."""
+        return list(self.times)
+
     def condition(self, times: Sequence[Tensor], cond: Cond, n: int) -> Float[Tensor, "b n"]:
         """One vector a sample for all blocks."""
         code = self.base.expand(n, -1)

@@ -129,6 +129,10 @@ class ChunkUNet(Network):
             }
         )
 
+    def time_codes(self) -> Sequence[nn.Module]:
+        """See :class:`Network`."""
+        return list(self.times)
+
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
         """``inputs`` (b, horizon, actions) each; reads ``cond["observation"]`` (b, condition)."""
         condition = cond["observation"]

@@ -116,13 +116,13 @@ class _UNet(nn.Module):
     """The network itself: tensors in, tensors out, so that it compiles into one graph."""
 
     def __init__(
-        self, spec: NetworkSpec, width: int, features: int, channels: tuple[int, ...], heads: int, head_width: int,
-        middle: int, transformers: int, dropout: float, groups: int,
+        self, spec: NetworkSpec, width: int, code: int, features: int, channels: tuple[int, ...], heads: int,
+        head_width: int, middle: int, transformers: int, dropout: float, groups: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.outputs = spec.heads
         time_width = 4 * channels[0] if spec.times else 0
-        self.times = nn.ModuleList([_TimeEmbedding(width + width % 2, time_width) for _ in range(spec.times)])
+        self.times = nn.ModuleList([_TimeEmbedding(code + code % 2, time_width) for _ in range(spec.times)])
 
         def stage(size: int, out: int) -> _Stage:
             return _Stage(
@@ -221,7 +221,11 @@ class MatchaDecoder(Network):
         #: Numbers of frames that divide by this need no filling up on the way down.
         self.multiple = 2 ** (len(channels) - 1)
         width = (spec.inputs + 1) * features + condition
-        self.body = _UNet(spec, width, features, channels, heads, head_width, middle, transformers, dropout, groups)
+        # Times are coded alike however many states are read, so that one network can begin as another.
+        code = 2 * features + condition
+        self.body = _UNet(
+            spec, width, code, features, channels, heads, head_width, middle, transformers, dropout, groups
+        )  # fmt: skip
 
     def forward(self, inputs: Sequence[Tensor], times: Sequence[Tensor], cond: Cond) -> dict[str, Tensor]:
         """``inputs`` (b, features, t) each; reads ``cond["mu"]``, ``cond["speaker"]``, ``cond.padding`` (b, 1, t)."""
@@ -233,6 +237,23 @@ class MatchaDecoder(Network):
         if real is not None and real.device.type == "cpu" and not torch.compiler.is_compiling() and bool(real.all()):
             real = None  # nothing is padded: spare the masks (a look at host memory, no synchronisation)
         return self.body(x, list(times), real)
+
+    def time_codes(self) -> Sequence[nn.Module]:
+        """See :class:`Network`."""
+        return list(self.body.times)
+
+    @torch.no_grad()
+    def begin_as(self, other: Network) -> None:
+        """See :class:`Network`; the weights of a convolution lie frame by frame, and each frame has a place for more
+        states."""
+        super().begin_as(other)
+        place, more = other.spec.inputs * self.features, (self.spec.inputs - other.spec.inputs) * self.features
+        if more > 0:
+            layers = [network.get_submodule("body.down.0.resnet.first.convolution") for network in (self, other)]
+            mine, theirs = (layer.frames_of_weight() for layer in layers if isinstance(layer, Convolution))
+            mine.zero_()
+            mine[:, :, :place] = theirs[:, :, :place]
+            mine[:, :, place + more :] = theirs[:, :, place:]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``Module.compile``, of the tensor part only: one graph for all lengths, without the condition's lookup."""

@@ -36,6 +36,10 @@ class Convolution(nn.Module):
         self.kernel, self.stride = kernel, stride
         self.linear = nn.Linear(kernel * channels, out_channels)
 
+    def frames_of_weight(self) -> Float[Tensor, "out kernel c"]:
+        """The weight, a view, frame by frame."""
+        return self.linear.weight.unflatten(1, (self.kernel, -1))
+
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b s d"]:
         """Convolve."""
         if self.kernel == 1:
