@@ -61,7 +61,10 @@ def seen(performed: Runs, run: str) -> dict[int, set[int]]:
 def test_every_process_ended_as_it_should(performed: Runs) -> None:
     performed.check({run: [status for _, status in jobs] for run, jobs in JOBS.items()})
     killed = performed.statuses["one of two killed"][0].index(-9)
-    (line,) = performed.said("one of two killed").splitlines()
+    said = performed.said("one of two killed")
+    assert "Traceback" not in said, said
+    # Torch's own layers may add warnings of the broken connection.
+    (line,) = [line for line in said.splitlines() if line.startswith("process ")] or [said]
     assert line.startswith(f"process {1 - killed} stops because process {killed} failed: it ")
     assert "is gone (killed, or its machine lost)" in line
 
