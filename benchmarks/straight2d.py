@@ -190,6 +190,7 @@ def acceleration(seed: int, *, scale: float, points: int, sets: int, keep: Keep)
     for name, (objective, length) in kinds.items():
         networks = build(objective, seed + 1)
         networks["main"].load_state_dict(copy.deepcopy(teacher.main.state_dict()))
+        networks.begin_like(teacher)
         spent = train(objective, networks, pairs, seed=seed, steps=length, lr=5e-3)
         extra = int(isinstance(objective, ConstantAcceleration))
         row: dict[str, Any] = {"step_ms": 1e3 * spent, "calls": {}}
