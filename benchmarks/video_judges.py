@@ -80,7 +80,7 @@ def card_of(task: Any, made: str, found: Mapping[str, float], *, packed: bool) -
         known = "one pushing scene: two pucks and a rod at 64 x 64, 16 frames of a tenth of a second"
         data = "Rendered by MuJoCo (PushScene); nothing downloaded. Apache-2.0, as FlowKit."
         if packed:
-            data += " Trained on what benchmarks/video_judges.py pack --seed 2026 draws; config.yaml names the scene."
+            data += " Trained on what benchmarks/video_judges.py pack draws; config.yaml names the scene itself."
     else:
         name, reads = "sprites", "which sprites, where to, how fast, whether they bounce"
         shown = "two bouncing sprites, 64 x 64"
@@ -319,6 +319,8 @@ def main() -> None:
         verb.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         verb.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if getattr(args, "pushing", None) and not args.pushes:
+        parser.error("--pushing needs --pushes, the clips that pack writes")
     args.run(args)
 
 

@@ -63,7 +63,7 @@ def test_every_process_ended_as_it_should(performed: Runs) -> None:
     killed = performed.statuses["one of two killed"][0].index(-9)
     said = performed.said("one of two killed")
     assert "Traceback" not in said, said
-    # Torch's own layers may add warnings of the broken connection.
+    # Where the one that keeps the launch's store was killed, torch's store may warn of its broken connection.
     (line,) = [line for line in said.splitlines() if line.startswith("process ")] or [said]
     assert line.startswith(f"process {1 - killed} stops because process {killed} failed: it ")
     assert "is gone (killed, or its machine lost)" in line
